@@ -1,0 +1,43 @@
+"""What memo raises: one base and a few leaves; this module never decides when to raise them.
+
+::
+
+    MemoError
+    ├── OptionError (ValueError, TypeError)   an option or argument given to memo is out of range
+    ├── UnkeyableError (TypeError)            a call's argument cannot be told apart safely
+    ├── RecursiveLoadError (RecursionError)   a load waits, directly or not, for itself
+    └── StoreError                            a store could not do what it was asked
+        └── SnapshotError                     a save or a load of a store's contents failed
+"""
+
+from __future__ import annotations
+
+__all__ = ["MemoError", "OptionError", "RecursiveLoadError", "SnapshotError", "StoreError", "UnkeyableError"]
+
+
+class MemoError(Exception):
+    """The base of every error that memo itself raises."""
+
+
+class OptionError(MemoError, ValueError, TypeError):
+    """An option or an argument given to memo is not allowed: the message says what was given and what is allowed.
+
+    It is both a ValueError and a TypeError, so that neither a caller who thinks of ``ttl=-1`` as a bad value nor
+    one who thinks of ``ttl="60"`` as a bad type is surprised.
+    """
+
+
+class UnkeyableError(MemoError, TypeError):
+    """A call has an argument from which no safe key can be made: the message names it and the ways out."""
+
+
+class RecursiveLoadError(MemoError, RecursionError):
+    """A load would have to wait for itself: within a task, across tasks or across threads."""
+
+
+class StoreError(MemoError):
+    """A store could not do what it was asked to do."""
+
+
+class SnapshotError(StoreError):
+    """Saving or loading a store's contents failed; the file and the store are as they were before."""
