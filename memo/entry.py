@@ -1,0 +1,90 @@
+"""What a store keeps and what a reader is told: sentinels, `Entry`, `Lease`, `Reading`; this module decides nothing."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Final, Literal
+
+__all__ = ["ABSENT", "DEFAULT", "MISSING", "Default", "Entry", "Lease", "Missing", "Reading", "TaggedEntry"]
+
+
+class _Sentinel(enum.Enum):
+    """Values that no user value equals: an enum, so that they are typed, pickle by name and print readably."""
+
+    MISSING = "MISSING"
+    DEFAULT = "DEFAULT"
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __bool__(self) -> bool:
+        # `if fn.peek(7):` must not take "nothing there" for a value.
+        return self is not _Sentinel.MISSING
+
+
+Missing = Literal[_Sentinel.MISSING]
+Default = Literal[_Sentinel.DEFAULT]
+
+MISSING: Final = _Sentinel.MISSING
+"""What `peek` returns when there is nothing: distinct from None, which may be a cached value."""
+
+DEFAULT: Final = _Sentinel.DEFAULT
+"""As a ttl: the store's `default_ttl`."""
+
+
+class Entry:
+    """One stored value, by identity: two entries are equal only if they are the same object.
+
+    The slots are exactly what a plain hit and an eviction need. One more would cost eight bytes for each of a
+    million entries, so what only some entries have lives in subclasses.
+    """
+
+    __slots__ = ("fresh_until", "key", "space", "value")
+
+    def __init__(self, space: Any, key: Any, value: Any, fresh_until: float) -> None:
+        self.space = space  # the table that holds this entry, so that an eviction finds it
+        self.key = key
+        self.value = value
+        self.fresh_until = fresh_until  # a reading of the store's clock; infinity: never expires
+
+
+class TaggedEntry(Entry):
+    """An entry that bears tags, so that an invalidation of one finds it."""
+
+    __slots__ = ("tags",)
+
+    def __init__(self, space: Any, key: Any, value: Any, fresh_until: float, tags: tuple[str, ...]) -> None:
+        super().__init__(space, key, value, fresh_until)
+        self.tags = tags
+
+
+class Lease:
+    """The right to fill one key, from before the load begins until anything else touches the key.
+
+    A lease is valid while it stands at its key in the store, and a fill checks that atomically (Nishtala et al.,
+    "Scaling Memcache at Facebook", NSDI 2013, section 3.2.1). It carries no flag of its own: what voids it removes it.
+    """
+
+    __slots__ = ("key", "space", "tags")
+
+    def __init__(self, space: Any, key: Any, tags: tuple[str, ...] = ()) -> None:
+        self.space = space
+        self.key = key
+        self.tags = tags
+
+
+class Reading:
+    """What a store found at a key: a value or nothing, and the lease that stands there."""
+
+    __slots__ = ("lease", "value")
+
+    def __init__(self, value: Any, lease: Any = None) -> None:
+        self.value = value  # MISSING: nothing that may be served
+        self.lease = lease  # compared with `==` to a flight's: the same means that no one touched the key in between
+
+    def __repr__(self) -> str:
+        return f"Reading(value={type(self.value).__name__}, lease={self.lease!r})"
+
+
+ABSENT: Final = Reading(MISSING)
+"""The reading of a key at which nothing stands, no lease either."""
