@@ -1,0 +1,237 @@
+"""Who waits for whom: one load per key at a time, without a wait that cannot end; this module never loads anything.
+
+A `Flight` is one load in progress. Whoever finds its key absent either starts one or waits for the one that is there.
+What waiters hold is only a wake-up; the outcome stays on the flight, so that no exception is ever "never retrieved"
+and a waiter that leaves takes nothing away.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from .entry import MISSING, Reading
+from .errors import RecursiveLoadError
+from .forks import fork_safe_lock, in_child
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["UNSURE", "Flight", "Outcome", "inside", "join"]
+
+inside: ContextVar[Flight | None] = ContextVar("memo_inside", default=None)
+"""The innermost load that the current code runs within; with `Flight.parent` a chain of all of them."""
+
+UNSURE = object()
+"""What `join` says when only another read can tell whether the flight may be joined."""
+
+# Guards every flight's `waiting`, `abandoned` and `origins`, and the exchange of one flight for another in a table.
+# Never held while anything waits or while user code runs; re-entrant, because a signal handler may call a cached
+# function between two bytecodes of ours.
+_lock = fork_safe_lock()
+
+# Replaced in a forked child: a flight of another process image has no leader here.
+_process = object()
+
+
+class Outcome:
+    """How a load ended, as a value: a result, or the error with the traceback that it had when it left the load."""
+
+    __slots__ = ("context", "error", "traceback", "value")
+
+    def __init__(self, value: Any = MISSING, error: BaseException | None = None) -> None:
+        self.value = value
+        self.error = error
+        self.traceback: TracebackType | None = None
+        self.context: BaseException | None = None
+        if error is not None:
+            # The first link is the driver's own frame: what the user debugs begins behind it.
+            self.traceback = error.__traceback__.tb_next if error.__traceback__ is not None else None
+            self.context = error.__context__
+
+    @property
+    def died(self) -> bool:
+        """Whether the leader was interrupted or cancelled: that is its own fate, and waiters do not inherit it."""
+        return self.error is not None and not isinstance(self.error, Exception)
+
+    def result(self) -> Any:
+        """Return the value or raise the error, which grows neither in traceback nor in context however often."""
+        error = self.error
+        if error is None:
+            return self.value
+        try:
+            raise error.with_traceback(self.traceback)
+        finally:
+            error.__context__ = self.context
+            del error, self  # a traceback holds this frame: without this, frame and error would hold each other
+
+
+class Flight:
+    """One load in progress for one key.
+
+    Made by every caller that may lead, before it is known whether it will; registered by `join`.
+    """
+
+    __slots__ = (
+        "abandoned",
+        "begun",
+        "key",
+        "lease",
+        "loop",
+        "origins",
+        "outcome",
+        "parent",
+        "process",
+        "table",
+        "task",
+        "thread",
+        "waiting",
+        "wakers",
+    )
+
+    def __init__(
+        self, table: dict[Any, Flight], key: Any, loop: asyncio.AbstractEventLoop | None, parent: Flight | None
+    ) -> None:
+        self.table = table
+        self.key = key
+        self.loop = loop  # None: the leader is a thread
+        self.parent = parent
+        self.begun = False  # True: `lease` is what the load has; written by the leader alone, `lease` first
+        self.lease: Any = None
+        self.outcome: Outcome | None = None  # written once, by `settle`, before it wakes anyone
+        self.process = _process
+        self.thread = threading.get_ident()
+        self.task: asyncio.Task[None] | None = None
+        self.waiting = 0  # tasks that await the outcome, the leader's caller among them; guarded by _lock
+        self.abandoned = False  # nobody awaits it any more; guarded by _lock
+        self.wakers: list[Callable[[], object]] = []  # appended to before `outcome` is looked at
+        self.origins: list[Flight] = []  # flights whose loads wait for this one; guarded by _lock
+
+    def dead(self) -> bool:
+        """Whether nobody will ever settle this flight: its process or its event loop is gone."""
+        if self.process is not _process:
+            return True
+        return self.loop is not None and (self.loop.is_closed() or not self.loop.is_running())
+
+    def settle(self, outcome: Outcome) -> None:
+        """Free the key, then tell everyone; further calls change nothing.
+
+        The outcome is written before the wakers are looked at, and a waiter adds its waker before it looks at the
+        outcome, so one of the two always sees the other:
+
+        1. waiter appends its waker            1. leader writes the outcome
+        2. leader writes the outcome     or    2. leader finds no waker
+        3. leader wakes it                     3. waiter appends its waker, sees the outcome, does not sleep
+        """
+        with _lock:
+            if self.table.get(self.key) is self:
+                del self.table[self.key]
+        if self.outcome is None:
+            self.outcome = outcome
+        while self.wakers:
+            self.wakers.pop()()
+
+    def enter(self) -> bool:
+        """Count a task that is going to await this flight; False: it was abandoned and its load is being cancelled."""
+        with _lock:
+            if not self.abandoned:
+                self.waiting += 1
+            return not self.abandoned
+
+    def leave(self) -> None:
+        """Take back `enter`; when the last one leaves before the outcome, cancel the load.
+
+        1. the key is freed   2. the load is cancelled. In the other order a caller that came in between would join
+        a load that is about to die.
+        """
+        with _lock:
+            self.waiting -= 1
+            if self.waiting or self.outcome is not None:
+                return
+            self.abandoned = True
+            if self.table.get(self.key) is self:
+                del self.table[self.key]
+        task, loop = self.task, self.loop
+        if task is None or loop is None or loop.is_closed():
+            return
+        if self.thread == threading.get_ident():
+            task.cancel()
+        else:
+            loop.call_soon_threadsafe(task.cancel)
+
+    def wait_from(self, origin: Flight | None, name: str) -> None:
+        """Note that a load within `origin` is about to wait for this flight; taken back by `done_waiting`.
+
+        The flights that cannot end before the caller goes on are its own chain, and the chain of whoever waits for
+        one of those, and so on. If this flight is among them, the wait would never end.
+
+        Raises:
+            RecursiveLoadError: the wait closes a cycle.
+        """
+        if origin is None:
+            return
+        with _lock:
+            held: set[Flight] = set()
+            todo = [origin]
+            while todo:
+                link: Flight | None = todo.pop()
+                # A settled flight ends the chain: what still runs within it is a task that nobody waits for.
+                while link is not None and link.outcome is None and link not in held:
+                    held.add(link)
+                    todo.extend(link.origins)
+                    link = link.parent
+            if self in held:
+                raise RecursiveLoadError(
+                    f"{name}: this call waits for its own result: its load leads back to a call of the same key"
+                )
+            self.origins.append(origin)
+
+    def done_waiting(self, origin: Flight | None) -> None:
+        """Take back `wait_from`."""
+        if origin is not None:
+            with _lock:
+                if origin in self.origins:
+                    self.origins.remove(origin)
+
+
+def join(mine: Flight, reading: Reading, sure: bool) -> Any:
+    """Return the flight for `mine.key`: `mine`, now registered, or one that may be waited for, or UNSURE.
+
+    A flight may be joined if its load has not begun, or if it has the lease that the caller's own read saw: then
+    nothing touched the key between the two. A load that an invalidation has doomed has another lease, or the key has
+    none, and the caller must not be given its result:
+
+    1. A reads, finds nothing, takes lease 1, begins its load   2. the source changes, the key is invalidated
+    3. B reads and finds no lease 1   4. B joins A and is given the old value   <- what must not happen
+
+    Args:
+        mine: the caller's own flight, not yet registered.
+        reading: what the caller's last read saw.
+        sure: False if that read may be older than the flight; then a mismatch is answered by UNSURE.
+    """
+    table = mine.table
+    other = table.setdefault(mine.key, mine)
+    if other is mine:
+        return mine
+    # `begun` is looked at before `lease`, since the leader writes them in the other order.
+    if not other.dead() and (not other.begun or other.lease == reading.lease):
+        return other
+    if not sure:
+        return UNSURE
+    with _lock:
+        current = table.get(mine.key)
+        if current is not None and current is not other:
+            return UNSURE  # somebody else has put a newer one there
+        table[mine.key] = mine
+    return mine
+
+
+def _child() -> None:
+    global _process
+    _process = object()
+
+
+in_child(_child)

@@ -1,0 +1,53 @@
+"""Locks and state that survive `os.fork`; this module knows nothing of what they guard.
+
+A child of fork has one thread, and a lock that another thread held at that moment would stay locked in it for ever. So
+every lock of memo is made here: all of them are taken before a fork and released on both sides, and what a child must
+not inherit is dropped in it. No code of memo takes one of these locks while it holds another, so their order is free.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["fork_safe_lock", "in_child"]
+
+_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+_held: list[Any] = []  # the locks that the fork in progress has taken; used by the forking thread alone
+_callbacks: list[Callable[[], object]] = []
+
+
+def fork_safe_lock() -> threading.RLock:
+    """Return a new re-entrant lock that no fork can leave locked in the child."""
+    lock = threading.RLock()
+    _locks.add(lock)
+    return lock
+
+
+def in_child(callback: Callable[[], object]) -> None:
+    """Have `callback` called in every child of fork, after the locks are free again."""
+    _callbacks.append(callback)
+
+
+def _before() -> None:
+    for lock in list(_locks):
+        lock.acquire()
+        _held.append(lock)
+
+
+def _release() -> None:
+    while _held:
+        _held.pop().release()
+
+
+def _after_in_child() -> None:
+    _release()
+    for callback in _callbacks:
+        callback()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_release, after_in_child=_after_in_child)

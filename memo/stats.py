@@ -1,0 +1,157 @@
+"""What is counted, exactly and without locks where it matters; this module never decides what counts as what.
+
+Counting is by lookups: every call of a decorated function is one hit or one miss, a caller that waits for another's
+load is a miss, and the algorithm's second look, `peek` and a store's own reads count nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from dataclasses import dataclass, field
+
+from .forks import fork_safe_lock
+
+__all__ = ["Counter", "FunctionCounters", "FunctionStats", "StoreStats", "logger"]
+
+logger = logging.getLogger("memo")
+
+# Guards what FunctionCounters adds up; one for all, since it is held for an addition only.
+_lock = fork_safe_lock()
+
+
+class Counter:
+    """A counter that threads may advance without a lock: `itertools.count` steps atomically, in C.
+
+    >>> calls = Counter()
+    >>> calls.tick(), calls.tick(), calls.value, calls.value
+    (0, 1, 2, 2)
+    """
+
+    __slots__ = ("_count", "tick")
+
+    def __init__(self, start: int = 0) -> None:
+        self._count = itertools.count(start)
+        self.tick = self._count.__next__
+
+    @property
+    def value(self) -> int:
+        """How often `tick` was called; reading it does not advance it, as `next` would."""
+        return int(repr(self._count)[len("count(") : -1])
+
+
+@dataclass(frozen=True)
+class FunctionStats:
+    """What happened to one decorated function's calls since it was decorated.
+
+    Attributes:
+        hits: calls answered from the store.
+        misses: calls that loaded or waited for a load; hits + misses is the number of calls.
+        loads: how often the function itself ran to its end, refreshes included.
+        load_seconds: the time that it took in these.
+        waits: calls that waited for another caller's load.
+        refused_fills: results that were not stored because the key was touched while they were loaded.
+        uncached: results that were not stored because of the options (None, `cache_if`, a ttl of 0 or less) or
+            because they could not be.
+        errors: failures that did not reach the caller, by kind.
+    """
+
+    hits: int
+    misses: int
+    loads: int
+    load_seconds: float
+    waits: int
+    refused_fills: int
+    uncached: int
+    errors: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def hit_ratio(self) -> float:
+        """Hits among all calls, 0.0 if there were none."""
+        calls = self.hits + self.misses
+        return self.hits / calls if calls else 0.0
+
+    @property
+    def time_saved(self) -> float:
+        """Seconds that the hits would have taken at the mean duration of a load."""
+        return self.hits * self.load_seconds / self.loads if self.loads else 0.0
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """What happened in one store.
+
+    Attributes:
+        hits: reads that found a value, by `get`, `get_many` and decorated functions' calls.
+        misses: reads that found none.
+        sets: values written.
+        deletes: values removed by a delete, an invalidation or a clear.
+        evictions: values removed because the store was full.
+        expirations: values removed because their time was over.
+        size: values now in the store, expired ones that have not been met yet included.
+        max_size: how many there may be; None: any number.
+    """
+
+    hits: int
+    misses: int
+    sets: int
+    deletes: int
+    evictions: int
+    expirations: int
+    size: int
+    max_size: int | None
+
+    @property
+    def hit_ratio(self) -> float:
+        """Hits among all reads, 0.0 if there were none."""
+        reads = self.hits + self.misses
+        return self.hits / reads if reads else 0.0
+
+
+class FunctionCounters:
+    """The live counters of one decorated function."""
+
+    __slots__ = ("_errors", "hits", "load_seconds", "loads", "misses", "name", "refused", "uncached", "waits")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.hits = Counter()
+        self.misses = Counter()
+        self.waits = Counter()
+        self.refused = Counter()
+        self.uncached = Counter()
+        self.loads = 0  # this and the two below are guarded by _lock
+        self.load_seconds = 0.0
+        self._errors: dict[str, int] = {}
+
+    def loaded(self, seconds: float) -> None:
+        """Count a load that came to an end."""
+        with _lock:
+            self.loads += 1
+            self.load_seconds += seconds
+
+    def error(self, kind: str, error: BaseException, advice: str) -> None:
+        """Count a failure that does not reach the caller; log the first of each kind, without arguments or values."""
+        with _lock:
+            count = self._errors[kind] = self._errors.get(kind, 0) + 1
+        if count == 1:
+            try:
+                logger.warning("%s: %s (%s); %s", self.name, kind, type(error).__name__, advice)
+            except Exception:  # a logging handler that fails must not fail the call
+                with _lock:
+                    self._errors["logging"] = self._errors.get("logging", 0) + 1
+
+    def snapshot(self) -> FunctionStats:
+        """Return the counters as they are now."""
+        with _lock:
+            loads, load_seconds, errors = self.loads, self.load_seconds, dict(self._errors)
+        return FunctionStats(
+            hits=self.hits.value,
+            misses=self.misses.value,
+            loads=loads,
+            load_seconds=load_seconds,
+            waits=self.waits.value,
+            refused_fills=self.refused.value,
+            uncached=self.uncached.value,
+            errors=errors,
+        )
