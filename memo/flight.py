@@ -20,13 +20,10 @@ from .forks import fork_safe_lock, in_child
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["UNSURE", "Flight", "Outcome", "inside", "join"]
+__all__ = ["Flight", "Outcome", "inside"]
 
 inside: ContextVar[Flight | None] = ContextVar("memo_inside", default=None)
 """The innermost load that the current code runs within; with `Flight.parent` a chain of all of them."""
-
-UNSURE = object()
-"""What `join` says when only another read can tell whether the flight may be joined."""
 
 # Guards every flight's `waiting`, `abandoned` and `origins`, and the exchange of one flight for another in a table.
 # Never held while anything waits or while user code runs; re-entrant, because a signal handler may call a cached
@@ -72,7 +69,7 @@ class Outcome:
 class Flight:
     """One load in progress for one key.
 
-    Made by every caller that may lead, before it is known whether it will; registered by `join`.
+    Made by every caller that may lead, before it is known whether it will; registered by `register` or `replace`.
     """
 
     __slots__ = (
@@ -109,6 +106,35 @@ class Flight:
         self.abandoned = False  # nobody awaits it any more; guarded by _lock
         self.wakers: list[Callable[[], object]] = []  # appended to before `outcome` is looked at
         self.origins: list[Flight] = []  # flights whose loads wait for this one; guarded by _lock
+
+    def register(self) -> Flight:
+        """Return the flight that stands for this key: this one, if there was none."""
+        return self.table.setdefault(self.key, self)
+
+    def replace(self, other: Flight) -> bool:
+        """Put this flight in the place of `other`; False if `other` no longer stands there."""
+        with _lock:
+            if self.table.get(self.key) is not other:
+                return False
+            self.table[self.key] = self
+            return True
+
+    def supersede(self) -> None:
+        """Put this flight in the place of whatever stands there: a refresh joins nobody."""
+        with _lock:
+            self.table[self.key] = self
+
+    def may_join(self, reading: Reading) -> bool:
+        """Whether a caller with that reading may have this flight's result.
+
+        It may if the load has not begun, or if it has the lease that the caller's own read saw: then nothing touched
+        the key between the two. A load that an invalidation has doomed has another one:
+
+        1. A reads, finds nothing, takes lease 1, begins its load   2. the source changes, the key is invalidated
+        3. B reads and sees no lease 1   4. B joins A and is given the old value   <- what this prevents
+        """
+        # `begun` before `lease`: the leader writes them in the other order.
+        return not self.dead() and (not self.begun or self.lease == reading.lease)
 
     def dead(self) -> bool:
         """Whether nobody will ever settle this flight: its process or its event loop is gone."""
@@ -195,38 +221,6 @@ class Flight:
             with _lock:
                 if origin in self.origins:
                     self.origins.remove(origin)
-
-
-def join(mine: Flight, reading: Reading, sure: bool) -> Any:
-    """Return the flight for `mine.key`: `mine`, now registered, or one that may be waited for, or UNSURE.
-
-    A flight may be joined if its load has not begun, or if it has the lease that the caller's own read saw: then
-    nothing touched the key between the two. A load that an invalidation has doomed has another lease, or the key has
-    none, and the caller must not be given its result:
-
-    1. A reads, finds nothing, takes lease 1, begins its load   2. the source changes, the key is invalidated
-    3. B reads and finds no lease 1   4. B joins A and is given the old value   <- what must not happen
-
-    Args:
-        mine: the caller's own flight, not yet registered.
-        reading: what the caller's last read saw.
-        sure: False if that read may be older than the flight; then a mismatch is answered by UNSURE.
-    """
-    table = mine.table
-    other = table.setdefault(mine.key, mine)
-    if other is mine:
-        return mine
-    # `begun` is looked at before `lease`, since the leader writes them in the other order.
-    if not other.dead() and (not other.begun or other.lease == reading.lease):
-        return other
-    if not sure:
-        return UNSURE
-    with _lock:
-        current = table.get(mine.key)
-        if current is not None and current is not other:
-            return UNSURE  # somebody else has put a newer one there
-        table[mine.key] = mine
-    return mine
 
 
 def _child() -> None:

@@ -1,0 +1,226 @@
+"""The cache-aside algorithm, once, without I/O: generators that yield what is to be done; this module does none of it.
+
+The lookup, told as a story:
+
+1. Read. What is fresh is served.
+2. Absent: join the flight for this key if its load has not begun, or if its lease is the one that this caller's own
+   read saw; if unsure read once more; otherwise start a new flight in its place. Whoever joined waits for the outcome.
+3. Whoever started it takes a lease and looks once more, since another flight may have just landed:
+
+   a. A reads, finds nothing   b. B's load fills the key, B's flight settles and is gone   c. A finds no flight and
+   starts one. Without the second look A would load again what is already there.
+
+4. The function is called.
+5. The policy says whether the result is kept. The store refuses it if the lease was voided in the meantime.
+6. The flight settles, whatever happened, and everyone returns.
+
+A user's error is never raised in here: it arrives and leaves as an `Outcome`, since a StopIteration thrown into a
+generator would come out as a RuntimeError. What a driver is asked to do is one of the small commands below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import Any, Final
+
+from .entry import MISSING, Reading
+from .flight import Flight, Outcome
+from .policy import NOT_KEPT, Policy
+from .stats import FunctionCounters
+
+__all__ = [
+    "ALONE",
+    "CALL",
+    "GONE",
+    "LEAD",
+    "READ",
+    "RENEW",
+    "TAKE",
+    "TIMED_OUT",
+    "Alone",
+    "Call",
+    "Fill",
+    "Lead",
+    "Plan",
+    "Read",
+    "Release",
+    "Take",
+    "Wait",
+    "load",
+    "lookup",
+]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the algorithm knows of one decorated function."""
+
+    name: str
+    function: Callable[..., Any]
+    policy: Policy
+    counters: FunctionCounters
+    single_flight: bool
+    wait_timeout: float | None
+
+
+class Read:
+    """Read the key; the answer is a Reading."""
+
+
+class Take:
+    """Read the key and take the lease that stands there, a new one if none does; the answer is a Reading."""
+
+    __slots__ = ("renew",)
+
+    def __init__(self, renew: bool) -> None:
+        self.renew = renew  # take a new lease even if a value or another lease is there, and void that
+
+
+class Call:
+    """Call the user's function; the answer is an Outcome."""
+
+
+class Fill:
+    """Store a value if the lease still stands; the answer is whether it did, or None if the store failed."""
+
+    __slots__ = ("lease", "ttl", "value")
+
+    def __init__(self, lease: Any, value: Any, ttl: Any) -> None:
+        self.lease = lease
+        self.value = value
+        self.ttl = ttl
+
+
+class Release:
+    """Give back a lease that is not going to be used; the answer is ignored."""
+
+    __slots__ = ("lease", "remove")
+
+    def __init__(self, lease: Any, remove: bool) -> None:
+        self.lease = lease
+        self.remove = remove  # also remove the value that the result would have replaced
+
+
+class Lead:
+    """Perform `load` for the caller's own flight, which is registered; the answer is its Outcome."""
+
+
+class Alone:
+    """Perform `load` without a flight that others may join; the answer is its Outcome."""
+
+
+class Wait:
+    """Wait for a flight; the answer is its Outcome, TIMED_OUT or GONE."""
+
+    __slots__ = ("flight",)
+
+    def __init__(self, flight: Flight) -> None:
+        self.flight = flight
+
+
+READ: Final = Read()
+TAKE: Final = Take(renew=False)
+RENEW: Final = Take(renew=True)
+CALL: Final = Call()
+LEAD: Final = Lead()
+ALONE: Final = Alone()
+
+TIMED_OUT: Final = object()
+"""The answer to Wait when the limit is over or the wait could never end: load without waiting."""
+
+GONE: Final = object()
+"""The answer to Wait when the flight will not land: look again."""
+
+_ONE_SHOT: Final = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
+
+Command = Read | Take | Call | Fill | Release | Lead | Alone | Wait
+
+
+def lookup(plan: Plan, mine: Flight) -> Generator[Command, Any, Outcome]:
+    """Look one call up; return its outcome.
+
+    Args:
+        plan: of the decorated function.
+        mine: a flight of the caller's, not yet registered; the driver settles it if it was.
+    """
+    reading: Reading = yield READ
+    if reading.value is not MISSING:
+        plan.counters.hits.tick()
+        return Outcome(reading.value)
+    plan.counters.misses.tick()
+    if not plan.single_flight:
+        outcome: Outcome = yield ALONE
+        return outcome
+    doubted: Flight | None = None
+    while True:
+        flight = mine.register()
+        if flight is mine:
+            outcome = yield LEAD
+            return outcome
+        if flight.may_join(reading):
+            answer = yield Wait(flight)
+            if answer is TIMED_OUT:
+                outcome = yield ALONE
+                return outcome
+            # A leader that was interrupted or cancelled leaves no outcome for others: they elect a new one.
+            if answer is not GONE and not answer.died:
+                outcome = answer
+                return outcome
+        elif flight is doubted and mine.replace(flight):
+            outcome = yield LEAD
+            return outcome
+        else:
+            # The read may be older than the flight's lease: only one made after the flight was seen can tell.
+            doubted = flight
+        reading = yield READ
+        if reading.value is not MISSING:
+            return Outcome(reading.value)
+
+
+def load(plan: Plan, flight: Flight, renew: bool) -> Generator[Command, Any, Outcome]:
+    """Load one key; return the outcome.
+
+    Args:
+        plan: of the decorated function.
+        flight: the one that this load is for; what it has begun with is written on it.
+        renew: load even if there is a value, and let no load that began earlier fill the key.
+    """
+    reading: Reading = yield RENEW if renew else TAKE
+    if reading.value is not MISSING:
+        return Outcome(reading.value)
+    # The lease before `begun`: a caller that reads them the other way round never sees a load without its lease.
+    flight.lease = lease = reading.lease
+    flight.begun = True
+    outcome: Outcome = yield CALL
+    counters, value = plan.counters, outcome.value
+    if outcome.error is None and type(value) in _ONE_SHOT:
+        outcome = Outcome(error=_one_shot(plan.name, value))
+    if outcome.error is not None:
+        if lease is not None:
+            yield Release(lease, remove=False)
+        return outcome
+    try:
+        ttl = plan.policy.judge(value)
+    except Exception as error:
+        counters.error("policy", error, "the result is returned and not stored: mend the callable given as option")
+        ttl = NOT_KEPT
+    if ttl is NOT_KEPT:
+        counters.uncached.tick()
+        if lease is not None:
+            yield Release(lease, remove=True)
+    elif lease is not None:
+        stored: bool | None = yield Fill(lease, value, ttl)
+        if stored is False:
+            counters.refused.tick()
+    return outcome
+
+
+def _one_shot(name: str, value: Any) -> TypeError:
+    if isinstance(value, CoroutineType):
+        value.close()  # else Python warns that it was never awaited
+    return TypeError(
+        f"{name} returned a {type(value).__name__}, which can be used only once and so cannot be cached: "
+        f"return a list, or decorate an `async def`"
+    )
