@@ -46,6 +46,7 @@ __all__ = [
     "Plan",
     "Read",
     "Release",
+    "StoreCommand",
     "Take",
     "Wait",
     "load",
@@ -135,7 +136,8 @@ GONE: Final = object()
 
 _ONE_SHOT: Final = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 
-Command = Read | Take | Call | Fill | Release | Lead | Alone | Wait
+StoreCommand = Read | Take | Fill | Release
+Command = StoreCommand | Call | Lead | Alone | Wait
 
 
 def lookup(plan: Plan, mine: Flight) -> Generator[Command, Any, Outcome]:

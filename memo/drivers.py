@@ -13,8 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import aside
-from .aside import ALONE, GONE, TIMED_OUT, Alone, Call, Fill, Lead, Plan, Read, Release, Take, Wait
-from .entry import ABSENT, MISSING
+from .aside import GONE, TIMED_OUT, Call, Fill, Lead, Plan, Read, Take, Wait
+from .entry import ABSENT
 from .flight import Flight, Outcome, inside
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class Site:
 
 
 def _died() -> Outcome:
-    """Return the outcome of a leader that was interrupted before it had one."""
-    return Outcome(error=GeneratorExit())
+    """Return the outcome of a leader that was interrupted or cancelled before it had one."""
+    return Outcome(error=asyncio.CancelledError("the load was cancelled"))
 
 
 # -- blocking ----------------------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def lookup(plan: Plan, site: Site) -> Any:
         while True:
             command = steps.send(answer)
             if type(command) is Read:
-                answer = _read(plan, site)
+                answer = _perform(plan, site, command)
             elif type(command) is Wait:
                 answer = _wait(plan, command.flight)
             elif type(command) is Lead:
@@ -107,14 +107,7 @@ def _load(plan: Plan, site: Site, flight: Flight, renew: bool) -> Outcome:
     try:
         while True:
             command = steps.send(answer)
-            if type(command) is Take:
-                answer = _take(plan, site, command)
-            elif type(command) is Call:
-                answer = _call(plan, site, flight)
-            elif type(command) is Fill:
-                answer = _fill(plan, site, command)
-            else:
-                answer = _release(plan, site, command)
+            answer = _call(plan, site, flight) if type(command) is Call else _perform(plan, site, command)
     except StopIteration as stop:
         outcome: Outcome = stop.value
         return outcome
@@ -178,15 +171,14 @@ async def lookup_async(plan: Plan, site: Site) -> Any:
         while True:
             command = steps.send(answer)
             if type(command) is Read:
-                answer = _read(plan, site) if site.space.local else await _aread(plan, site)
+                answer = await _aperform(plan, site, command)
             elif type(command) is Wait:
-                mine_too = mine.parent
-                command.flight.wait_from(mine_too, plan.name)
+                command.flight.wait_from(mine.parent, plan.name)
                 try:
                     plan.counters.waits.tick()
                     answer = await _await(command.flight, plan.wait_timeout)
                 finally:
-                    command.flight.done_waiting(mine_too)
+                    command.flight.done_waiting(mine.parent)
             elif type(command) is Lead:
                 answer = await _lead(plan, site, mine, renew=False)
             else:
@@ -243,19 +235,14 @@ def _landed(flight: Flight, task: asyncio.Task[None]) -> None:
 
 async def _load_async(plan: Plan, site: Site, flight: Flight, renew: bool) -> Outcome:
     steps = aside.load(plan, flight, renew)
-    local = site.space.local
     answer: Any = None
     try:
         while True:
             command = steps.send(answer)
-            if type(command) is Take:
-                answer = _take(plan, site, command) if local else await _atake(plan, site, command)
-            elif type(command) is Call:
+            if type(command) is Call:
                 answer = await _acall(plan, site, flight)
-            elif type(command) is Fill:
-                answer = _fill(plan, site, command) if local else await _afill(plan, site, command)
             else:
-                answer = _release(plan, site, command) if local else await _arelease(plan, site, command)
+                answer = await _aperform(plan, site, command)
     except StopIteration as stop:
         outcome: Outcome = stop.value
         return outcome
@@ -318,68 +305,40 @@ def _land(landed: asyncio.Future[None]) -> None:
         landed.set_result(None)
 
 
-# -- the store: a failure of its own is counted and goes on as "nothing there" -----------------------------------------
-
-_ADVICE = "the call goes on without the store"
+# -- the store: a failure of its own is counted, and the call goes on without it ---------------------------------------
 
 
-def _read(plan: Plan, site: Site) -> Any:
+def _perform(plan: Plan, site: Site, command: aside.StoreCommand) -> Any:
+    space = site.space
     try:
-        return site.space.read(site.key)
-    except Exception as error:
-        plan.counters.error("read", error, _ADVICE)
-        return ABSENT
+        if type(command) is Read:
+            return space.read(site.key)
+        if type(command) is Take:
+            return space.take(site.key, site.tags, command.renew)
+        if type(command) is Fill:
+            return space.fill(site.key, command.lease, command.value, command.ttl, site.tags)
+        return space.release(site.key, command.lease, command.remove)
+    except Exception as error:  # noqa: BLE001 - whatever a store raises, the call goes on
+        return _failed(plan, command, error)
 
 
-async def _aread(plan: Plan, site: Site) -> Any:
+async def _aperform(plan: Plan, site: Site, command: aside.StoreCommand) -> Any:
+    space = site.space
+    if space.local:
+        return _perform(plan, site, command)
     try:
-        return await site.space.aread(site.key)
-    except Exception as error:
-        plan.counters.error("read", error, _ADVICE)
-        return ABSENT
+        if type(command) is Read:
+            return await space.aread(site.key)
+        if type(command) is Take:
+            return await space.atake(site.key, site.tags, command.renew)
+        if type(command) is Fill:
+            return await space.afill(site.key, command.lease, command.value, command.ttl, site.tags)
+        return await space.arelease(site.key, command.lease, command.remove)
+    except Exception as error:  # noqa: BLE001 - as in _perform
+        return _failed(plan, command, error)
 
 
-def _take(plan: Plan, site: Site, command: Take) -> Any:
-    try:
-        return site.space.take(site.key, site.tags, command.renew)
-    except Exception as error:
-        plan.counters.error("take", error, _ADVICE)
-        return ABSENT
-
-
-async def _atake(plan: Plan, site: Site, command: Take) -> Any:
-    try:
-        return await site.space.atake(site.key, site.tags, command.renew)
-    except Exception as error:
-        plan.counters.error("take", error, _ADVICE)
-        return ABSENT
-
-
-def _fill(plan: Plan, site: Site, command: Fill) -> bool | None:
-    try:
-        return site.space.fill(site.key, command.lease, command.value, command.ttl, site.tags)
-    except Exception as error:
-        plan.counters.error("fill", error, "the result is returned and not stored")
-        return None
-
-
-async def _afill(plan: Plan, site: Site, command: Fill) -> bool | None:
-    try:
-        return await site.space.afill(site.key, command.lease, command.value, command.ttl, site.tags)
-    except Exception as error:
-        plan.counters.error("fill", error, "the result is returned and not stored")
-        return None
-
-
-def _release(plan: Plan, site: Site, command: Release) -> None:
-    try:
-        site.space.release(site.key, command.lease, command.remove)
-    except Exception as error:
-        plan.counters.error("release", error, "the lease runs out by itself")
-
-
-async def _arelease(plan: Plan, site: Site, command: Release) -> None:
-    try:
-        await site.space.arelease(site.key, command.lease, command.remove)
-    except Exception as error:
-        plan.counters.error("release", error, "the lease runs out by itself")
+def _failed(plan: Plan, command: aside.StoreCommand, error: Exception) -> Any:
+    kind = type(command).__name__.lower()
+    plan.counters.error(kind, error, "the store failed, and the call goes on without it")
+    return ABSENT if type(command) in (Read, Take) else None

@@ -1,0 +1,302 @@
+"""What a store is: the interface for people, and `Space`, a decorated function's part of it; nothing is kept here.
+
+Every method has an async twin with an `a` in front. The twins here run the sync side in a worker thread, which is
+right for a store that only knows how to block; a store that does not block, or that can await, writes its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+
+from ..clock import seconds
+from ..entry import DEFAULT, Default, Reading
+from ..errors import OptionError
+from ..flight import Flight
+from ..keys import CallKeys
+from ..stats import Counter, StoreStats
+
+__all__ = ["Duration", "Space", "Store", "checked_key", "checked_tags", "checked_ttl"]
+
+Duration = float | timedelta
+Ttl = Duration | Default | None
+T = TypeVar("T")
+
+
+def checked_key(key: object) -> str:
+    """Return `key` if it is text, else raise OptionError."""
+    if not isinstance(key, str):
+        raise OptionError(f"key={key!r}: a store's keys are text; fn.key_for(...) gives that of a decorated call")
+    return key
+
+
+def checked_tags(tags: Iterable[object]) -> tuple[str, ...]:
+    """Return `tags` if all of them are text, else raise OptionError."""
+    given = tuple(tags)
+    for tag in given:
+        if not isinstance(tag, str) or not tag:
+            raise OptionError(f"tags={given!r}: a tag is text that is not empty, not {tag!r}")
+    return tuple(dict.fromkeys(given))  # type: ignore[arg-type]  # checked above
+
+
+def checked_ttl(ttl: object, name: str = "ttl") -> float | None:
+    """Return a ttl in seconds, or None for "never expires"; anything out of range raises OptionError."""
+    return None if ttl is None else seconds(ttl, name)
+
+
+class Space(ABC):
+    """What one decorated function, or one instance of a method's class, has in a store.
+
+    The algorithm reads and writes only through this. A key is what `CallKeys` makes: text, or a raw tuple where the
+    store said `raw`. Every method but `fill` and `release` is also what a helper of the decorated function does.
+    """
+
+    flights: dict[Any, Flight]
+    """The loads in progress, by key: private to this space, so that two functions never meet."""
+
+    local: bool = False
+    """Whether the sync side never blocks, so that an event loop may call it."""
+
+    raw: bool = False
+    """Whether keys may be raw tuples; elsewhere they are text."""
+
+    @abstractmethod
+    def read(self, key: Any) -> Reading:
+        """Return the value at `key` if it may be served, and the lease that stands there if any."""
+
+    @abstractmethod
+    def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
+        """Return what `read` does, with a lease where there is no value; `renew`: with a new lease in any case."""
+
+    @abstractmethod
+    def fill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
+        """Store `value` if `lease` still stands at `key`, in one atomic step; return whether it was stored.
+
+        None says that it was not for another reason, which the store has counted.
+        """
+
+    @abstractmethod
+    def release(self, key: Any, lease: Any, remove: bool) -> None:
+        """Take `lease` away if it still stands, and with `remove` the value at `key` too."""
+
+    @abstractmethod
+    def put(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> None:
+        """Store `value` whatever is there, and void the lease."""
+
+    @abstractmethod
+    def remove(self, key: Any) -> bool:
+        """Remove the value at `key` and void the lease; return whether there was a value."""
+
+    @abstractmethod
+    def remove_all(self) -> None:
+        """Remove everything in this space, those of instances included, and void all leases."""
+
+    @abstractmethod
+    def peek(self, key: Any) -> Any:
+        """Return the value at `key` or MISSING; nothing is counted or moved."""
+
+    @abstractmethod
+    def left(self, key: Any) -> float | None:
+        """Return the seconds that the value at `key` has left: None: there is none; infinity: it never expires."""
+
+    @abstractmethod
+    def of(self, instance: object) -> Space:
+        """Return the space of an instance that counts by identity, or raise UnkeyableError."""
+
+    async def aread(self, key: Any) -> Reading:
+        """Do what `read` does, awaited."""
+        return await asyncio.to_thread(self.read, key)
+
+    async def atake(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
+        """Do what `take` does, awaited."""
+        return await asyncio.to_thread(self.take, key, tags, renew)
+
+    async def afill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
+        """Do what `fill` does, awaited."""
+        return await asyncio.to_thread(self.fill, key, lease, value, ttl, tags)
+
+    async def arelease(self, key: Any, lease: Any, remove: bool) -> None:
+        """Do what `release` does, awaited."""
+        await asyncio.to_thread(self.release, key, lease, remove)
+
+    async def aput(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> None:
+        """Do what `put` does, awaited."""
+        await asyncio.to_thread(self.put, key, value, ttl, tags)
+
+    async def aremove(self, key: Any) -> bool:
+        """Do what `remove` does, awaited."""
+        return await asyncio.to_thread(self.remove, key)
+
+    async def aremove_all(self) -> None:
+        """Do what `remove_all` does, awaited."""
+        await asyncio.to_thread(self.remove_all)
+
+    async def apeek(self, key: Any) -> Any:
+        """Do what `peek` does, awaited."""
+        return await asyncio.to_thread(self.peek, key)
+
+    async def aleft(self, key: Any) -> float | None:
+        """Do what `left` does, awaited."""
+        return await asyncio.to_thread(self.left, key)
+
+
+S = TypeVar("S", bound=Space)
+
+
+class Store(ABC, Generic[S]):
+    """Where entries live; one object serves sync and async callers, any number of functions and plain keys.
+
+    Keys are text. Durations are seconds (int or float, more than 0) or a timedelta; None never expires and DEFAULT is
+    the store's `default_ttl`. Patterns are globs; `escape_pattern` makes a literal one.
+    """
+
+    shared: bool = True
+    """Whether other processes may read it: then a name must tell functions apart, and identity means nothing."""
+
+    @abstractmethod
+    def attach(self, keys: CallKeys, hits: Counter, misses: Counter, owner: object, skip_first: bool) -> S:
+        """Return the space of a decorated function.
+
+        Args:
+            keys: of the function.
+            hits: its hits, which count as this store's too.
+            misses: its misses, likewise.
+            owner: the decorated function, held weakly: when it dies, its entries may go.
+            skip_first: the first parameter is an instance or a class and not part of a raw key.
+        """
+
+    @abstractmethod
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value at `key`, else `default`."""
+
+    @abstractmethod
+    def set(self, key: str, value: Any, ttl: Ttl = DEFAULT) -> None:
+        """Store a value; whatever was at `key` is gone, and no load that began before fills it."""
+
+    @abstractmethod
+    def delete(self, key: str) -> bool:
+        """Remove the value at `key`; return whether there was one."""
+
+    @abstractmethod
+    def exists(self, key: str) -> bool:
+        """Return whether there is a value at `key`."""
+
+    @abstractmethod
+    def increment(self, key: str, amount: float = 1) -> Any:
+        """Add to the number at `key` in one atomic step and return the sum; a missing key starts at `amount`.
+
+        The time that the value has left does not change.
+
+        Raises:
+            ValueError: what is there is not a number.
+        """
+
+    @abstractmethod
+    def keys(self, pattern: str = "*") -> list[str]:
+        """Return the keys that match, in no particular order."""
+
+    @abstractmethod
+    def delete_pattern(self, pattern: str) -> int:
+        """Remove the values whose keys match; return how many there were."""
+
+    @abstractmethod
+    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Return the values that are there, by key."""
+
+    @abstractmethod
+    def set_many(self, values: Mapping[str, Any], ttl: Ttl = DEFAULT) -> None:
+        """Store several values."""
+
+    @abstractmethod
+    def delete_many(self, keys: Iterable[str]) -> int:
+        """Remove several values; return how many there were."""
+
+    @abstractmethod
+    def ttl(self, key: str) -> float | None:
+        """Return the seconds that the value at `key` has left: None: there is none; infinity: it never expires."""
+
+    @abstractmethod
+    def expire(self, key: str, ttl: Ttl) -> bool:
+        """Give the value at `key` a new ttl from now; return whether there was one."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Remove everything that is this store's."""
+
+    @abstractmethod
+    def invalidate_tags(self, *tags: str) -> None:
+        """Remove every entry that bears one of the tags; no load that began before fills one."""
+
+    @abstractmethod
+    def stats(self) -> StoreStats:
+        """Return what has been counted; reading it changes nothing."""
+
+    def close(self) -> None:  # noqa: B027 - most stores have nothing to close
+        """Give back what the store holds outside of memory; a closed store may be used again."""
+
+    async def aget(self, key: str, default: Any = None) -> Any:
+        """Do what `get` does, awaited."""
+        return await asyncio.to_thread(self.get, key, default)
+
+    async def aset(self, key: str, value: Any, ttl: Ttl = DEFAULT) -> None:
+        """Do what `set` does, awaited."""
+        await asyncio.to_thread(self.set, key, value, ttl)
+
+    async def adelete(self, key: str) -> bool:
+        """Do what `delete` does, awaited."""
+        return await asyncio.to_thread(self.delete, key)
+
+    async def aexists(self, key: str) -> bool:
+        """Do what `exists` does, awaited."""
+        return await asyncio.to_thread(self.exists, key)
+
+    async def aincrement(self, key: str, amount: float = 1) -> Any:
+        """Do what `increment` does, awaited."""
+        return await asyncio.to_thread(self.increment, key, amount)
+
+    async def akeys(self, pattern: str = "*") -> list[str]:
+        """Do what `keys` does, awaited."""
+        return await asyncio.to_thread(self.keys, pattern)
+
+    async def adelete_pattern(self, pattern: str) -> int:
+        """Do what `delete_pattern` does, awaited."""
+        return await asyncio.to_thread(self.delete_pattern, pattern)
+
+    async def aget_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Do what `get_many` does, awaited."""
+        return await asyncio.to_thread(self.get_many, keys)
+
+    async def aset_many(self, values: Mapping[str, Any], ttl: Ttl = DEFAULT) -> None:
+        """Do what `set_many` does, awaited."""
+        await asyncio.to_thread(self.set_many, values, ttl)
+
+    async def adelete_many(self, keys: Iterable[str]) -> int:
+        """Do what `delete_many` does, awaited."""
+        return await asyncio.to_thread(self.delete_many, keys)
+
+    async def attl(self, key: str) -> float | None:
+        """Do what `ttl` does, awaited."""
+        return await asyncio.to_thread(self.ttl, key)
+
+    async def aexpire(self, key: str, ttl: Ttl) -> bool:
+        """Do what `expire` does, awaited."""
+        return await asyncio.to_thread(self.expire, key, ttl)
+
+    async def aclear(self) -> None:
+        """Do what `clear` does, awaited."""
+        await asyncio.to_thread(self.clear)
+
+    async def ainvalidate_tags(self, *tags: str) -> None:
+        """Do what `invalidate_tags` does, awaited."""
+        await asyncio.to_thread(self.invalidate_tags, *tags)
+
+    async def astats(self) -> StoreStats:
+        """Do what `stats` does, awaited."""
+        return await asyncio.to_thread(self.stats)
+
+    async def aclose(self) -> None:
+        """Do what `close` does, awaited."""
+        await asyncio.to_thread(self.close)
