@@ -1,0 +1,28 @@
+"""memo: decorator-driven memoization, for def and async def, over pluggable stores."""
+
+from .clock import WallClock
+from .decorator import cache_aside
+from .entry import DEFAULT, MISSING
+from .errors import MemoError, OptionError, RecursiveLoadError, SnapshotError, StoreError, UnkeyableError
+from .keys import register_key_type
+from .stores import MemoryStore, NullStore, escape_pattern
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "DEFAULT",
+    "MISSING",
+    "MemoError",
+    "MemoryStore",
+    "NullStore",
+    "OptionError",
+    "RecursiveLoadError",
+    "SnapshotError",
+    "StoreError",
+    "UnkeyableError",
+    "WallClock",
+    "__version__",
+    "cache_aside",
+    "escape_pattern",
+    "register_key_type",
+]

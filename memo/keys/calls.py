@@ -13,7 +13,6 @@ import hashlib
 import inspect
 import math
 import re
-import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -70,6 +69,10 @@ class Shape:
 
     label: str
     parts: tuple[str, ...]
+
+    def rest(self) -> Shape:
+        """Return the layout without the first part, in the place of which there is an instance."""
+        return Shape(self.label, self.parts[1:])
 
     def text(self, key: Any, instance: str | None = None) -> str:
         """Return the text of a key as memory has it; a key that is text already is its own."""
@@ -194,10 +197,10 @@ class CallKeys:
             )
         return text
 
-    def shape(self, skip_first: bool) -> Shape:
-        """Return the layout of the raw keys, without the first parameter where an instance stands for it."""
+    def shape(self) -> Shape:
+        """Return the layout of the raw keys."""
         binding, parts = self.binding, []
-        for parameter in binding.parameters[1:] if skip_first else binding.parameters:
+        for parameter in binding.parameters:
             if parameter.name in binding.ignored or parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 continue
             if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
@@ -219,7 +222,7 @@ class CallKeys:
         """
         if self.template is not None:
             try:
-                rendered = self.template.render(self._values(args, kwargs))
+                rendered = self.template.render(self.values(args, kwargs))
             except UnkeyableError as error:
                 raise UnkeyableError(f"{self.name}: {error}") from None
             return f"{self._prefix}{rendered}{self._suffix}"
@@ -247,7 +250,8 @@ class CallKeys:
                     pieces.append(f"{written}={self._encoded(name, kwargs[name])}")
         return called(self.label, pieces)
 
-    def _values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    def values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the bound values by parameter, as templates see them."""
         binding = self.binding
         named = len(binding.positional)
         values: dict[str, Any] = dict(zip(binding.positional, args))
@@ -286,12 +290,3 @@ class CallKeys:
 
 _NOTHING = object()
 
-
-def is_class_method(function: Any) -> bool:
-    """Whether what is decorated is a classmethod object."""
-    return isinstance(function, classmethod)
-
-
-def plain_function(function: Any) -> Any:
-    """Return the function within a classmethod or staticmethod, else what was given."""
-    return function.__func__ if isinstance(function, (classmethod, staticmethod, types.MethodType)) else function

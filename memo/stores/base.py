@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from ..clock import seconds
 from ..entry import DEFAULT, Default, Reading
@@ -19,7 +19,7 @@ from ..flight import Flight
 from ..keys import CallKeys
 from ..stats import Counter, StoreStats
 
-__all__ = ["Duration", "Space", "Store", "checked_key", "checked_tags", "checked_ttl"]
+__all__ = ["Duration", "Space", "Store", "Ttl", "checked_amount", "checked_key", "checked_tags", "checked_ttl"]
 
 Duration = float | timedelta
 Ttl = Duration | Default | None
@@ -42,6 +42,13 @@ def checked_tags(tags: Iterable[object]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))  # type: ignore[arg-type]  # checked above
 
 
+def checked_amount(amount: Any) -> Any:
+    """Return `amount` if it can be added to a number, else raise OptionError."""
+    if type(amount) not in (int, float):
+        raise OptionError(f"amount={amount!r}: allowed are int and float")
+    return amount
+
+
 def checked_ttl(ttl: object, name: str = "ttl") -> float | None:
     """Return a ttl in seconds, or None for "never expires"; anything out of range raises OptionError."""
     return None if ttl is None else seconds(ttl, name)
@@ -54,6 +61,8 @@ class Space(ABC):
     store said `raw`. Every method but `fill` and `release` is also what a helper of the decorated function does.
     """
 
+    __slots__ = ()
+
     flights: dict[Any, Flight]
     """The loads in progress, by key: private to this space, so that two functions never meet."""
 
@@ -62,6 +71,9 @@ class Space(ABC):
 
     raw: bool = False
     """Whether keys may be raw tuples; elsewhere they are text."""
+
+    instance: str | None = None
+    """How the instance that this space is of is written in a key's text; None: it is the function's own space."""
 
     @abstractmethod
     def read(self, key: Any) -> Reading:
@@ -106,47 +118,48 @@ class Space(ABC):
     def of(self, instance: object) -> Space:
         """Return the space of an instance that counts by identity, or raise UnkeyableError."""
 
+    async def _run(self, method: Callable[..., T], *args: Any) -> T:
+        """Perform a method of the sync side for an async caller; what never blocks is better called directly."""
+        return await asyncio.to_thread(method, *args)
+
     async def aread(self, key: Any) -> Reading:
         """Do what `read` does, awaited."""
-        return await asyncio.to_thread(self.read, key)
+        return await self._run(self.read, key)
 
     async def atake(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
         """Do what `take` does, awaited."""
-        return await asyncio.to_thread(self.take, key, tags, renew)
+        return await self._run(self.take, key, tags, renew)
 
     async def afill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
         """Do what `fill` does, awaited."""
-        return await asyncio.to_thread(self.fill, key, lease, value, ttl, tags)
+        return await self._run(self.fill, key, lease, value, ttl, tags)
 
     async def arelease(self, key: Any, lease: Any, remove: bool) -> None:
         """Do what `release` does, awaited."""
-        await asyncio.to_thread(self.release, key, lease, remove)
+        await self._run(self.release, key, lease, remove)
 
     async def aput(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> None:
         """Do what `put` does, awaited."""
-        await asyncio.to_thread(self.put, key, value, ttl, tags)
+        await self._run(self.put, key, value, ttl, tags)
 
     async def aremove(self, key: Any) -> bool:
         """Do what `remove` does, awaited."""
-        return await asyncio.to_thread(self.remove, key)
+        return await self._run(self.remove, key)
 
     async def aremove_all(self) -> None:
         """Do what `remove_all` does, awaited."""
-        await asyncio.to_thread(self.remove_all)
+        await self._run(self.remove_all)
 
     async def apeek(self, key: Any) -> Any:
         """Do what `peek` does, awaited."""
-        return await asyncio.to_thread(self.peek, key)
+        return await self._run(self.peek, key)
 
     async def aleft(self, key: Any) -> float | None:
         """Do what `left` does, awaited."""
-        return await asyncio.to_thread(self.left, key)
+        return await self._run(self.left, key)
 
 
-S = TypeVar("S", bound=Space)
-
-
-class Store(ABC, Generic[S]):
+class Store(ABC):
     """Where entries live; one object serves sync and async callers, any number of functions and plain keys.
 
     Keys are text. Durations are seconds (int or float, more than 0) or a timedelta; None never expires and DEFAULT is
@@ -157,7 +170,7 @@ class Store(ABC, Generic[S]):
     """Whether other processes may read it: then a name must tell functions apart, and identity means nothing."""
 
     @abstractmethod
-    def attach(self, keys: CallKeys, hits: Counter, misses: Counter, owner: object, skip_first: bool) -> S:
+    def attach(self, keys: CallKeys, hits: Counter, misses: Counter, owner: object) -> Space:
         """Return the space of a decorated function.
 
         Args:
@@ -165,7 +178,6 @@ class Store(ABC, Generic[S]):
             hits: its hits, which count as this store's too.
             misses: its misses, likewise.
             owner: the decorated function, held weakly: when it dies, its entries may go.
-            skip_first: the first parameter is an instance or a class and not part of a raw key.
         """
 
     @abstractmethod
@@ -237,66 +249,70 @@ class Store(ABC, Generic[S]):
     def close(self) -> None:  # noqa: B027 - most stores have nothing to close
         """Give back what the store holds outside of memory; a closed store may be used again."""
 
+    async def _run(self, method: Callable[..., T], *args: Any) -> T:
+        """Perform a method of the sync side for an async caller; what never blocks is better called directly."""
+        return await asyncio.to_thread(method, *args)
+
     async def aget(self, key: str, default: Any = None) -> Any:
         """Do what `get` does, awaited."""
-        return await asyncio.to_thread(self.get, key, default)
+        return await self._run(self.get, key, default)
 
     async def aset(self, key: str, value: Any, ttl: Ttl = DEFAULT) -> None:
         """Do what `set` does, awaited."""
-        await asyncio.to_thread(self.set, key, value, ttl)
+        await self._run(self.set, key, value, ttl)
 
     async def adelete(self, key: str) -> bool:
         """Do what `delete` does, awaited."""
-        return await asyncio.to_thread(self.delete, key)
+        return await self._run(self.delete, key)
 
     async def aexists(self, key: str) -> bool:
         """Do what `exists` does, awaited."""
-        return await asyncio.to_thread(self.exists, key)
+        return await self._run(self.exists, key)
 
     async def aincrement(self, key: str, amount: float = 1) -> Any:
         """Do what `increment` does, awaited."""
-        return await asyncio.to_thread(self.increment, key, amount)
+        return await self._run(self.increment, key, amount)
 
     async def akeys(self, pattern: str = "*") -> list[str]:
         """Do what `keys` does, awaited."""
-        return await asyncio.to_thread(self.keys, pattern)
+        return await self._run(self.keys, pattern)
 
     async def adelete_pattern(self, pattern: str) -> int:
         """Do what `delete_pattern` does, awaited."""
-        return await asyncio.to_thread(self.delete_pattern, pattern)
+        return await self._run(self.delete_pattern, pattern)
 
     async def aget_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Do what `get_many` does, awaited."""
-        return await asyncio.to_thread(self.get_many, keys)
+        return await self._run(self.get_many, keys)
 
     async def aset_many(self, values: Mapping[str, Any], ttl: Ttl = DEFAULT) -> None:
         """Do what `set_many` does, awaited."""
-        await asyncio.to_thread(self.set_many, values, ttl)
+        await self._run(self.set_many, values, ttl)
 
     async def adelete_many(self, keys: Iterable[str]) -> int:
         """Do what `delete_many` does, awaited."""
-        return await asyncio.to_thread(self.delete_many, keys)
+        return await self._run(self.delete_many, keys)
 
     async def attl(self, key: str) -> float | None:
         """Do what `ttl` does, awaited."""
-        return await asyncio.to_thread(self.ttl, key)
+        return await self._run(self.ttl, key)
 
     async def aexpire(self, key: str, ttl: Ttl) -> bool:
         """Do what `expire` does, awaited."""
-        return await asyncio.to_thread(self.expire, key, ttl)
+        return await self._run(self.expire, key, ttl)
 
     async def aclear(self) -> None:
         """Do what `clear` does, awaited."""
-        await asyncio.to_thread(self.clear)
+        await self._run(self.clear)
 
     async def ainvalidate_tags(self, *tags: str) -> None:
         """Do what `invalidate_tags` does, awaited."""
-        await asyncio.to_thread(self.invalidate_tags, *tags)
+        await self._run(self.invalidate_tags, *tags)
 
     async def astats(self) -> StoreStats:
         """Do what `stats` does, awaited."""
-        return await asyncio.to_thread(self.stats)
+        return await self._run(self.stats)
 
     async def aclose(self) -> None:
         """Do what `close` does, awaited."""
-        await asyncio.to_thread(self.close)
+        await self._run(self.close)

@@ -1,0 +1,302 @@
+"""One decorated function: its keys, its plan, its place in a store, and what its helpers do; it never wraps anything.
+
+The wrapper's `__call__` is generated when the store is known, at the first call, and put on the wrapper's own class:
+a hit in memory then costs one Python call. Until then, and for whatever the generated code cannot do, there is `miss`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from . import drivers
+from .aside import Plan
+from .clock import SYSTEM, seconds
+from .entry import MISSING
+from .errors import OptionError, UnkeyableError
+from .forks import fork_safe_lock
+from .keys import CallKeys, Template, describe, is_value_class
+from .policy import NOT_KEPT, Policy
+from .stats import FunctionCounters, FunctionStats
+from .stores.base import Space, Store, checked_tags
+from .stores.tables import Table
+
+__all__ = ["Memoized"]
+
+# Guards the moment at which a function gets its store.
+_lock = fork_safe_lock()
+
+_LOCKED = not getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether a hit must take the store's lock: there is no GIL that makes one step of it in C atomic."""
+
+
+class Memoized:
+    """What memo knows of one decorated function.
+
+    Args:
+        function: what is decorated, without classmethod or staticmethod.
+        kind: "function", "classmethod" or "staticmethod".
+        resolve: returns the store at the first call.
+        options: those of `cache_aside`.
+
+    Raises:
+        OptionError: the function cannot be cached, or an option is out of range.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], kind: str, resolve: Callable[[], Store], options: dict[str, Any]
+    ) -> None:
+        self.name = name = describe(function)
+        self.kind = kind
+        self.is_async = _check_function(function, name)
+        self._resolve = resolve
+        self.keys = CallKeys(
+            function,
+            key=options["key"],
+            ignore=options["ignore"],
+            namespace=options["namespace"],
+            version=options["version"],
+            name=name,
+        )
+        if options["single_flight"] not in ("process", None):
+            raise OptionError(f"{name}: single_flight={options['single_flight']!r}: allowed are 'process' and None")
+        wait_timeout = options["wait_timeout"]
+        self.counters = FunctionCounters(name)
+        self.plan = Plan(
+            name=name,
+            function=function,
+            policy=Policy(options["ttl"], options["cache_none"], options["cache_if"], name),
+            counters=self.counters,
+            single_flight=options["single_flight"] is not None,
+            wait_timeout=None if wait_timeout is None else seconds(wait_timeout, f"{name}: wait_timeout"),
+        )
+        self._tags = self._checked_tags(options["tags"])
+        positional = self.keys.binding.positional
+        self.first = positional[0] if positional else None
+        parent = name.rpartition(".")[0]
+        in_class = "." in getattr(function, "__qualname__", "") and not parent.endswith("<locals>")
+        # A function that was defined in a class and begins with `self` is a method, whoever stands in between.
+        self.method = kind == "classmethod" or (
+            kind == "function" and in_class and self.first in ("self", "cls") and bool(positional)
+        )
+        if kind == "classmethod" and not positional:
+            raise OptionError(f"{name}: a classmethod has a first parameter for the class")
+        self.store: Store | None = None
+        self.space: Space | None = None
+        self.wrapper: weakref.ref[Any] = lambda: None  # type: ignore[assignment]  # set by the decorator
+        self.install: Callable[[Any, Any], None] = lambda call, bound: None
+
+    def _checked_tags(self, tags: Any) -> tuple[tuple[str, Template], ...]:
+        if isinstance(tags, str) or not isinstance(tags, (tuple, list)):
+            raise OptionError(f"{self.name}: tags={tags!r}: allowed is a tuple of texts, as in ('users', 'user:{{id}}')")
+        try:
+            names = checked_tags(tags)
+        except OptionError as error:
+            raise OptionError(f"{self.name}: {error}") from None
+        return tuple((tag, Template(tag, self.keys.binding.names, self.name)) for tag in names)
+
+    # -- the store ---------------------------------------------------------------------------------------------------
+
+    def attached(self) -> Space:
+        """Return the function's space; at the first call, find the store and generate the code for it.
+
+        Raises:
+            OptionError: the store is shared and nothing tells this function from others there.
+        """
+        if self.space is not None:
+            return self.space
+        store = self._resolve()
+        if store.shared and self.keys.anonymous is not None:
+            raise OptionError(
+                f"{self.name}: on a store that other processes share a function is told apart by its name, and "
+                f"{self.keys.anonymous}: give it key= or namespace="
+            )
+        with _lock:
+            if self.space is None:
+                self.store = store
+                space = store.attach(self.keys, self.counters.hits, self.counters.misses, self.wrapper())
+                self.install(self._call_for(space), self._bound_call_for(space))
+                self.space = space
+        return self.space
+
+    def _parts(self, space: Table) -> dict[str, Any]:
+        shelf = space.shelf
+        return {
+            "state": shelf,
+            "time": time if shelf.clock is SYSTEM else shelf.clock,
+            "touch": shelf.order.move_to_end,
+            "hit": self.counters.hits.tick,
+            "lock": shelf.lock,
+        }
+
+    def _fast(self, space: Space) -> bool:
+        return isinstance(space, Table) and space.shelf.serializer is None and not self.keys.explicit
+
+    def _call_for(self, space: Space) -> Callable[..., Any]:
+        fast = self._fast(space) and not self.method
+        parts: dict[str, Any] = {"miss": self.miss}
+        if fast:
+            assert isinstance(space, Table)
+            parts |= {"table": space, **self._parts(space)}
+        return self.keys.binding.call(parts, fast=fast, locked=_LOCKED, bound=False, coroutine=self.is_async)
+
+    def _bound_call_for(self, space: Space) -> Callable[..., Any] | None:
+        if self.first is None:
+            return None
+        fast = self._fast(space) and self.first not in self.keys.binding.ignored
+        parts: dict[str, Any] = {"miss": self.miss_bound}
+        if fast:
+            assert isinstance(space, Table)
+            parts |= {"tables": space.instances, **self._parts(space)}
+        return self.keys.binding.call(parts, fast=fast, locked=_LOCKED, bound=True, coroutine=self.is_async)
+
+    # -- from a call to its place --------------------------------------------------------------------------------------
+
+    def locate(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> tuple[Space, Any]:
+        """Return the space and the key of a call in canonical form.
+
+        Raises:
+            UnkeyableError: an argument cannot be told apart safely.
+        """
+        space = self.attached()
+        keys = self.keys
+        if keys.explicit:
+            return space, keys.text(args, kwargs)
+        if (bound or self.method) and self.first is not None and self.first not in keys.binding.ignored:
+            instance = args[0]
+            if self.first == "cls" and self.kind == "function" and not isinstance(instance, type):
+                raise UnkeyableError(
+                    f"{self.name}: its first argument must be the class, not {instance!r}: a helper reached through a "
+                    f"@classmethod that stands above @cache_aside does not know the class. Put @cache_aside above "
+                    f"@classmethod, or give the class first"
+                )
+            if space.local or not isinstance(instance, type):
+                if isinstance(instance, type) or not is_value_class(type(instance)):
+                    own = space.of(instance)
+                    key = self._raw_rest(*args[1:], **kwargs) if own.raw else None
+                    return own, keys.text(args, kwargs, own.instance) if key is None else key
+            return space, keys.text(args, kwargs)
+        key = self._raw(*args, **kwargs) if space.raw else None
+        return space, keys.text(args, kwargs) if key is None else key
+
+    @functools.cached_property
+    def _raw(self) -> Callable[..., tuple[Any, ...] | None]:
+        return self.keys.binding.raw(skip_first=False)
+
+    @functools.cached_property
+    def _raw_rest(self) -> Callable[..., tuple[Any, ...] | None]:
+        return self.keys.binding.raw(skip_first=True)
+
+    def tags_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
+        """Return the tags of a call. They are matched whole, so their values are not escaped as those of keys are."""
+        if not self._tags:
+            return ()
+        values = self.keys.values(args, kwargs)
+        for _, template in self._tags:
+            template.render(values)  # refuses what has no text of its own
+        return tuple(dict.fromkeys(tag.format_map(values) for tag, _ in self._tags))
+
+    def site(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, bound: bool) -> drivers.Site:
+        """Return the place of a call in canonical form."""
+        named = kwargs or {}
+        space, key = self.locate(args, named, bound)
+        return drivers.Site(space, key, args, named, self.tags_of(args, named))
+
+    # -- calls ---------------------------------------------------------------------------------------------------------
+
+    def miss(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+        """Return the result, or for an async function an awaitable of it, of a call that generated code left over."""
+        return self._miss(args, kwargs, False)
+
+    def miss_bound(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+        """Do what `miss` does for a call whose first argument is an instance."""
+        return self._miss(args, kwargs, True)
+
+    def _miss(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, bound: bool) -> Any:
+        named = kwargs or {}
+        space, key = self.locate(args, named, bound)
+        if space.local and type(key) is str:
+            # The shortcut for keys that generated code does not look up: a hit needs no flight.
+            value = space.read(key).value
+            if value is not MISSING:
+                self.counters.hits.tick()
+                return _ready(value) if self.is_async else value
+        site = drivers.Site(space, key, args, named, self.tags_of(args, named))
+        return drivers.lookup_async(self.plan, site) if self.is_async else drivers.lookup(self.plan, site)
+
+    # -- helpers -------------------------------------------------------------------------------------------------------
+
+    def bound_site(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> drivers.Site:
+        """Return the place of a call as it is written."""
+        canonical, named = self.keys.bind(*args, **kwargs)
+        return self.site(canonical, named, bound)
+
+    def invalidate(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
+        """Remove the call's entry; return whether there was one."""
+        site = self.bound_site(args, kwargs, bound)
+        return site.space.aremove(site.key) if self.is_async else site.space.remove(site.key)
+
+    def invalidate_all(self) -> Any:
+        """Remove all entries of the function."""
+        space = self.attached()
+        return space.aremove_all() if self.is_async else space.remove_all()
+
+    def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
+        """Load the call's result and store it, whatever is there; return it."""
+        site = self.bound_site(args, kwargs, bound)
+        return drivers.refresh_async(self.plan, site) if self.is_async else drivers.refresh(self.plan, site)
+
+    def peek(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
+        """Return the call's stored result or MISSING."""
+        site = self.bound_site(args, kwargs, bound)
+        return site.space.apeek(site.key) if self.is_async else site.space.peek(site.key)
+
+    def set(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
+        """Store a value as the call's result; one that the options do not keep is an error."""
+        site = self.bound_site(args, kwargs, bound)
+        ttl = self.plan.policy.judge(value)
+        if ttl is NOT_KEPT:
+            raise OptionError(
+                f"{self.name}.set({type(value).__name__}): cache_none, cache_if or ttl say that such a result is not "
+                f"kept; invalidate() removes what is there"
+            )
+        if self.is_async:
+            return site.space.aput(site.key, value, ttl, site.tags)
+        return site.space.put(site.key, value, ttl, site.tags)
+
+    def key_for(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> str:
+        """Return the text of the call's key."""
+        site = self.bound_site(args, kwargs, bound)
+        return self.keys.text(site.args, site.kwargs, site.space.instance)
+
+    def ttl_left(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
+        """Return the seconds that the call's entry has left."""
+        site = self.bound_site(args, kwargs, bound)
+        return site.space.aleft(site.key) if self.is_async else site.space.left(site.key)
+
+    def stats(self) -> FunctionStats:
+        """Return what has been counted."""
+        return self.counters.snapshot()
+
+
+async def _ready(value: Any) -> Any:
+    return value
+
+
+def _check_function(function: Any, name: str) -> bool:
+    """Return whether it is a coroutine function; raise OptionError if it cannot be cached at all."""
+    inner = function
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    called = [inner, getattr(inner, "__call__", None)]  # noqa: B004 - of a callable object, to look at
+    if any(inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in called):
+        raise OptionError(
+            f"{name}: a generator function cannot be cached, since what it returns can be used only once: return a list"
+        )
+    # A decorator in between may make a list of a generator, but not a plain function of a coroutine function.
+    return any(inspect.iscoroutinefunction(each) for each in [*called, inspect.unwrap(inner)])

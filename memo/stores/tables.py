@@ -1,0 +1,279 @@
+"""The part of a memory store that belongs to one decorated function or one instance; it never blocks.
+
+A table is a plain dict from keys to entries, so that a hit is a subscript. Whether what it leads to is alive is for
+the shelf to say.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..entry import ABSENT, DEFAULT, MISSING, Entry, Lease, Reading, TaggedEntry
+from ..errors import UnkeyableError
+from .base import Space
+from .shelf import Death, Shelf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..flight import Flight
+    from ..keys import Shape
+    from ..stats import Counter
+
+__all__ = ["Table"]
+
+_numbers = itertools.count(1)
+
+
+class Table(dict[Any, Entry], Space):
+    """Entries by key, and the leases of loads in progress."""
+
+    __slots__ = (
+        "__weakref__",
+        "counters",
+        "deaths",
+        "default_ttl",
+        "explicit",
+        "flights",
+        "instance",
+        "instances",
+        "leases",
+        "nameable",
+        "parent",
+        "shape",
+        "shelf",
+    )
+
+    local = True
+    raw = True
+
+    def __init__(
+        self, shelf: Shelf, shape: Shape, default_ttl: float | None, *, explicit: bool, parent: Table | None = None
+    ) -> None:
+        super().__init__()
+        self.shelf = shelf
+        self.shape = shape
+        self.default_ttl = default_ttl
+        self.explicit = explicit  # keys are what `key=` made, and do not begin with the label
+        self.nameable = parent is None  # another process can find what this is a table of
+        self.parent = parent
+        self.flights: dict[Any, Flight] = {}
+        self.leases: dict[Any, Lease] = {}
+        # By id. An instance's death takes it out in C, before its address can be another's, so a hit need not ask
+        # whether this is still the same instance.
+        self.instances: dict[int, Table] = {}
+        self.instance: str | None = None  # how the instance of this table is written in a key's text
+        self.deaths: tuple[Any, ...] = ()
+        self.counters: tuple[Counter, Counter] | None = None  # hits and misses, in a function's own table
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__  # type: ignore[assignment]
+    __ne__ = object.__ne__  # type: ignore[assignment]
+
+    async def _run(self, method: Callable[..., Any], *args: Any) -> Any:
+        return method(*args)
+
+    # -- the algorithm's side ----------------------------------------------------------------------------------------
+
+    def read(self, key: Any) -> Reading:
+        """Return the value at `key` or the lease that stands there."""
+        entry = self._alive(key)
+        if entry is not None:
+            value = self._decoded(entry)
+            if value is not MISSING:
+                return Reading(value)
+        lease = self.leases.get(key)
+        return ABSENT if lease is None else Reading(MISSING, lease)
+
+    def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
+        """Return the value at `key`, else a lease: the one that stands there or a new one."""
+        shelf = self.shelf
+        entry = None if renew else self._alive(key)
+        if entry is not None:
+            value = self._decoded(entry)
+            if value is not MISSING:
+                return Reading(value)
+        with shelf.lock:
+            if renew:
+                shelf.void(self, key)
+            lease = self.leases.get(key)
+            if lease is None:
+                lease = self.leases[key] = Lease(self, key, tags)
+                if tags:
+                    shelf.tag(lease, tags)
+            elif lease.tags != tags:
+                # Parameters left out of the key may give one key other tags: an invalidation of any voids it.
+                lease.tags = tuple(dict.fromkeys(lease.tags + tags))
+                shelf.tag(lease, lease.tags)
+        return Reading(MISSING, lease)
+
+    def fill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
+        """Store a value if the lease still stands."""
+        shelf = self.shelf
+        entry = self._entry(key, value, ttl, tags)
+        victims: list[Any] = []
+        with shelf.lock:
+            if self.leases.get(key) is not lease:
+                return False
+            shelf.void(self, key)
+            shelf.insert(entry, victims)
+            if shelf.dead:
+                shelf.bury(victims)
+        return True
+
+    def release(self, key: Any, lease: Any, remove: bool) -> None:
+        """Take a lease away if it still stands, and with `remove` the value too."""
+        victims: list[Any] = []
+        shelf = self.shelf
+        now = shelf.tick()
+        with shelf.lock:
+            if self.leases.get(key) is lease:
+                shelf.void(self, key)
+                if remove:
+                    shelf.remove(self, key, now, victims)
+
+    def _alive(self, key: Any) -> Entry | None:
+        """Return the entry at `key` if it is alive, as the most recently used one; remove it if its time is over."""
+        shelf = self.shelf
+        now = shelf.tick()
+        victims: list[Any] = []
+        with shelf.lock:
+            entry = self.get(key)
+            if entry is None:
+                return None
+            if shelf.alive(entry, now):
+                shelf.order.move_to_end(entry)
+                return entry
+            shelf.expire(entry, victims)
+        return None
+
+    def _entry(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> Entry:
+        shelf = self.shelf
+        if shelf.serializer is not None:
+            value = shelf.serializer.dumps(value)
+        if ttl is DEFAULT:
+            ttl = self.default_ttl
+        fresh_until = math.inf if ttl is None else shelf.tick() + ttl
+        return TaggedEntry(self, key, value, fresh_until, tags) if tags else Entry(self, key, value, fresh_until)
+
+    def _decoded(self, entry: Entry) -> Any:
+        serializer = self.shelf.serializer
+        if serializer is None:
+            return entry.value
+        try:
+            return serializer.loads(entry.value)
+        except Exception:  # noqa: BLE001 - what cannot be read is not there
+            self.remove(entry.key)
+            return MISSING
+
+    # -- the helpers' side -------------------------------------------------------------------------------------------
+
+    def put(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> None:
+        """Store a value and void the lease."""
+        entry = self._entry(key, value, ttl, tags)
+        victims: list[Any] = []
+        shelf = self.shelf
+        with shelf.lock:
+            shelf.void(self, key)
+            shelf.insert(entry, victims)
+            if shelf.dead:
+                shelf.bury(victims)
+
+    def remove(self, key: Any) -> bool:
+        """Remove the value at `key` and void the lease."""
+        victims: list[Any] = []
+        shelf = self.shelf
+        now = shelf.tick()
+        with shelf.lock:
+            return shelf.remove(self, key, now, victims)
+
+    def remove_all(self) -> None:
+        """Remove everything here and in the tables of instances.
+
+        Those are not emptied one by one for ever: they are let go, and each instance gets a new one at its next call.
+        A load that is under way in an old one has lost its lease and fills nothing that anyone will find.
+        """
+        victims: list[Any] = []
+        shelf = self.shelf
+        shelf.tick()
+        with shelf.lock:
+            shelf.empty_table(self, victims)
+            tables = list(self.instances.values())
+            self.instances.clear()
+            for table in tables:
+                shelf.empty_table(table, victims)
+
+    def peek(self, key: Any) -> Any:
+        """Return the value at `key` or MISSING; nothing is moved."""
+        shelf = self.shelf
+        now = shelf.tick()
+        with shelf.lock:
+            entry = self.get(key)
+            if entry is None or not shelf.alive(entry, now):
+                return MISSING
+        return self._decoded(entry)
+
+    def left(self, key: Any) -> float | None:
+        """Return the seconds that the value at `key` has left."""
+        shelf = self.shelf
+        now = shelf.tick()
+        with shelf.lock:
+            entry = self.get(key)
+            return entry.fresh_until - now if entry is not None and shelf.alive(entry, now) else None
+
+    # -- instances and names -----------------------------------------------------------------------------------------
+
+    def of(self, instance: object) -> Table:
+        """Return the table of an instance, which is held weakly."""
+        ident = id(instance)
+        table = self.instances.get(ident)
+        if table is not None:
+            return table
+        table = Table(self.shelf, self.shape.rest(), self.default_ttl, explicit=self.explicit, parent=self)
+        kind = instance if isinstance(instance, type) else type(instance)
+        table.instance = f"<{kind.__module__}.{kind.__qualname__} #{next(_numbers)}>"
+        try:
+            death = Death(instance, self.shelf.dead.append)
+            death.table = table
+            # Two references, since a callback in C can do one thing only: this one frees the address.
+            table.deaths = (weakref.ref(instance, partial(self.instances.pop, ident)), death)
+        except TypeError:
+            raise UnkeyableError(
+                f"{self.shape.label}: {kind.__module__}.{kind.__qualname__} counts by identity but cannot be weakly "
+                f"referenced, so it would never be freed: add '__weakref__' to its __slots__, or give it __cache_key__()"
+            ) from None
+        return self.instances.setdefault(ident, table)
+
+    def retire(self, victims: list[Any]) -> None:
+        """Let everything go: the function or the instance has died. The lock is held."""
+        shelf = self.shelf
+        for table in [self, *self.instances.values()]:
+            shelf.empty_table(table, victims)
+        self.instances.clear()
+        if self.counters is not None:
+            shelf.hits += self.counters[0].value
+            shelf.misses += self.counters[1].value
+            self.counters = None
+        shelf.tables.pop(self, None)
+
+    def text_of(self, key: Any) -> str:
+        """Return the text of a key of this table."""
+        return self.shape.text(key, self.instance)
+
+    def key_of(self, text: str) -> Any:
+        """Return the key in this table that `text` stands for."""
+        if self.explicit:
+            return text
+        if self.instance is None:
+            return self.shape.key(text)
+        head = f"{self.shape.label}({self.instance}"
+        rest = text[len(head) :]
+        if not text.startswith(head) or rest[:1] not in {",", ")"}:
+            return text
+        bare = f"{self.shape.label}({rest.removeprefix(',')}"
+        key = self.shape.key(bare)
+        return text if key == bare else key
