@@ -26,7 +26,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final
 
 from .entry import MISSING, Reading
-from .flight import Flight, Outcome
+from .flight import Failure, Flight, Outcome
 from .policy import NOT_KEPT, Policy
 from .stats import FunctionCounters
 
@@ -140,14 +140,15 @@ StoreCommand = Read | Take | Fill | Release
 Command = StoreCommand | Call | Lead | Alone | Wait
 
 
-def lookup(plan: Plan, mine: Flight) -> Generator[Command, Any, Outcome]:
+def lookup(plan: Plan, mine: Flight, first: Reading | None) -> Generator[Command, Any, Outcome]:
     """Look one call up; return its outcome.
 
     Args:
         plan: of the decorated function.
         mine: a flight of the caller's, not yet registered; the driver settles it if it was.
+        first: the first read, if it has been made already.
     """
-    reading: Reading = yield READ
+    reading: Reading = (yield READ) if first is None else first
     if reading.value is not MISSING:
         plan.counters.hits.tick()
         return Outcome(reading.value)
@@ -198,7 +199,7 @@ def load(plan: Plan, flight: Flight, renew: bool) -> Generator[Command, Any, Out
     outcome: Outcome = yield CALL
     counters, value = plan.counters, outcome.value
     if outcome.error is None and type(value) in _ONE_SHOT:
-        outcome = Outcome(error=_one_shot(plan.name, value))
+        outcome = Failure(_one_shot(plan.name, value))
     if outcome.error is not None:
         if lease is not None:
             yield Release(lease, remove=False)

@@ -163,8 +163,9 @@ class _Bound(_Helpers):
     def __module__(self) -> str:  # type: ignore[override]
         return self._memoized.plan.function.__module__
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._memoized.plan.function, name)
+    @property
+    def __name__(self) -> str:
+        return str(self._memoized.plan.function.__name__)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and other.__self__ is self.__self__  # type: ignore[attr-defined]

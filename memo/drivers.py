@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from . import aside
 from .aside import GONE, TIMED_OUT, Call, Fill, Lead, Plan, Read, Take, Wait
 from .entry import ABSENT
-from .flight import Flight, Outcome, inside
+from .flight import Failure, Flight, Outcome, TaskFlight, inside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .entry import Reading
     from .stores.base import Space
 
 __all__ = ["Site", "lookup", "lookup_async", "refresh", "refresh_async"]
@@ -47,21 +48,26 @@ class Site:
 
 def _died() -> Outcome:
     """Return the outcome of a leader that was interrupted or cancelled before it had one."""
-    return Outcome(error=asyncio.CancelledError("the load was cancelled"))
+    return Failure(asyncio.CancelledError("the load was cancelled"))
 
 
 # -- blocking ----------------------------------------------------------------------------------------------------------
 
 
-def lookup(plan: Plan, site: Site) -> Any:
+def lookup(plan: Plan, site: Site, first: Reading | None) -> Any:
     """Return the result of one call, from the store, from another caller's load or from its own.
+
+    Args:
+        plan: of the decorated function.
+        site: of the call.
+        first: the algorithm's first read, if the caller has made it.
 
     Raises:
         BaseException: what the function raised.
         RecursiveLoadError: the call waits for itself.
     """
-    mine = Flight(site.space.flights, site.key, None, inside.get())
-    steps = aside.lookup(plan, mine)
+    mine = Flight(site.space.flights, site.key, inside.get())
+    steps = aside.lookup(plan, mine, first)
     answer: Any = None
     outcome: Outcome | None = None
     try:
@@ -74,7 +80,7 @@ def lookup(plan: Plan, site: Site) -> Any:
             elif type(command) is Lead:
                 answer = outcome = _load(plan, site, mine, renew=False)
             else:
-                answer = _load(plan, site, Flight({}, site.key, None, mine.parent), renew=False)
+                answer = _load(plan, site, Flight({}, site.key, mine.parent), renew=False)
     except StopIteration as stop:
         answer = stop.value
     finally:
@@ -85,12 +91,12 @@ def lookup(plan: Plan, site: Site) -> Any:
             if mine.outcome is None:
                 mine.settle(outcome or _died())
             steps.close()
-    return answer.value if answer.error is None else answer.result()
+    return answer.result()
 
 
 def refresh(plan: Plan, site: Site) -> Any:
     """Load and store one call's result whatever is there, and return it; joins nobody's load."""
-    mine = Flight(site.space.flights, site.key, None, inside.get())
+    mine = Flight(site.space.flights, site.key, inside.get())
     outcome: Outcome | None = None
     try:
         if plan.single_flight:
@@ -107,25 +113,24 @@ def _load(plan: Plan, site: Site, flight: Flight, renew: bool) -> Outcome:
     try:
         while True:
             command = steps.send(answer)
-            answer = _call(plan, site, flight) if type(command) is Call else _perform(plan, site, command)
+            if type(command) is not Call:
+                answer = _perform(plan, site, command)
+                continue
+            # Written out here: one frame less for each level of a recursive function.
+            token = inside.set(flight)
+            started = time.perf_counter()
+            try:
+                answer = Outcome(plan.function(*site.args, **site.kwargs))
+                plan.counters.loaded(time.perf_counter() - started)
+            except BaseException as error:  # noqa: BLE001 - it goes on as a value, raised by `Outcome.result`
+                answer = Failure(error)
+            finally:
+                inside.reset(token)
     except StopIteration as stop:
         outcome: Outcome = stop.value
         return outcome
     finally:
         steps.close()
-
-
-def _call(plan: Plan, site: Site, flight: Flight) -> Outcome:
-    token = inside.set(flight)
-    started = time.perf_counter()
-    try:
-        outcome = Outcome(plan.function(*site.args, **site.kwargs))
-        plan.counters.loaded(time.perf_counter() - started)
-    except BaseException as error:  # noqa: BLE001 - it goes on as a value and is raised by `Outcome.result`
-        outcome = Outcome(error=error)
-    finally:
-        inside.reset(token)
-    return outcome
 
 
 def _wait(plan: Plan, flight: Flight) -> Any:
@@ -157,15 +162,15 @@ def _forget(flight: Flight, waker: Any) -> None:
 # -- awaiting ----------------------------------------------------------------------------------------------------------
 
 
-async def lookup_async(plan: Plan, site: Site) -> Any:
+async def lookup_async(plan: Plan, site: Site, first: Reading | None) -> Any:
     """Do what `lookup` does, awaiting: the load runs in a task of its own, so that a caller's cancellation is its own.
 
     Raises:
         BaseException: what the function raised.
         RecursiveLoadError: the call waits for itself.
     """
-    mine = Flight(site.space.flights, site.key, asyncio.get_running_loop(), inside.get())
-    steps = aside.lookup(plan, mine)
+    mine = TaskFlight(site.space.flights, site.key, inside.get(), asyncio.get_running_loop())
+    steps = aside.lookup(plan, mine, first)
     answer: Any = None
     try:
         while True:
@@ -182,7 +187,7 @@ async def lookup_async(plan: Plan, site: Site) -> Any:
             elif type(command) is Lead:
                 answer = await _lead(plan, site, mine, renew=False)
             else:
-                alone = Flight({}, site.key, mine.loop, mine.parent)
+                alone = TaskFlight({}, site.key, mine.parent, mine.loop)
                 answer = await _load_async(plan, site, alone, renew=False)
     except StopIteration as stop:
         answer = stop.value
@@ -190,12 +195,12 @@ async def lookup_async(plan: Plan, site: Site) -> Any:
         if mine.task is None:
             mine.settle(_died())  # it was not handed over to a task, which would settle it
         steps.close()
-    return answer.value if answer.error is None else answer.result()
+    return answer.result()
 
 
 async def refresh_async(plan: Plan, site: Site) -> Any:
     """Do what `refresh` does, awaiting."""
-    mine = Flight(site.space.flights, site.key, asyncio.get_running_loop(), inside.get())
+    mine = TaskFlight(site.space.flights, site.key, inside.get(), asyncio.get_running_loop())
     try:
         if plan.single_flight:
             mine.supersede()
@@ -206,7 +211,7 @@ async def refresh_async(plan: Plan, site: Site) -> Any:
     return outcome.result()
 
 
-async def _lead(plan: Plan, site: Site, flight: Flight, renew: bool) -> Any:
+async def _lead(plan: Plan, site: Site, flight: TaskFlight, renew: bool) -> Any:
     task = asyncio.create_task(_load_task(plan, site, flight, renew), name=f"memo load: {plan.name}")
     _loads.add(task)
     task.add_done_callback(partial(_landed, flight))
@@ -257,13 +262,13 @@ async def _acall(plan: Plan, site: Site, flight: Flight) -> Outcome:
         outcome = Outcome(await plan.function(*site.args, **site.kwargs))
         plan.counters.loaded(time.perf_counter() - started)
     except BaseException as error:  # noqa: BLE001 - as in _call
-        outcome = Outcome(error=error)
+        outcome = Failure(error)
     finally:
         inside.reset(token)
     return outcome
 
 
-async def _await(flight: Flight, limit: float | None) -> Any:
+async def _await(flight: TaskFlight, limit: float | None) -> Any:
     if not flight.enter():
         return GONE
     loop = asyncio.get_running_loop()

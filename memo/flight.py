@@ -7,10 +7,9 @@ and a waiter that leaves takes nothing away.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from types import TracebackType
+from threading import get_ident as _get_ident
 from typing import TYPE_CHECKING, Any
 
 from .entry import MISSING, Reading
@@ -20,7 +19,7 @@ from .forks import fork_safe_lock, in_child
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Flight", "Outcome", "inside"]
+__all__ = ["Failure", "Flight", "Outcome", "TaskFlight", "inside"]
 
 inside: ContextVar[Flight | None] = ContextVar("memo_inside", default=None)
 """The innermost load that the current code runs within; with `Flight.parent` a chain of all of them."""
@@ -35,30 +34,38 @@ _process = object()
 
 
 class Outcome:
-    """How a load ended, as a value: a result, or the error with the traceback that it had when it left the load."""
+    """How a load ended, as a value."""
 
-    __slots__ = ("context", "error", "traceback", "value")
+    __slots__ = ("value",)
 
-    def __init__(self, value: Any = MISSING, error: BaseException | None = None) -> None:
+    error: BaseException | None = None
+    died = False
+    """Whether the leader was interrupted or cancelled: that is its own fate, and waiters do not inherit it."""
+
+    def __init__(self, value: Any) -> None:
         self.value = value
-        self.error = error
-        self.traceback: TracebackType | None = None
-        self.context: BaseException | None = None
-        if error is not None:
-            # The first link is the driver's own frame: what the user debugs begins behind it.
-            self.traceback = error.__traceback__.tb_next if error.__traceback__ is not None else None
-            self.context = error.__context__
-
-    @property
-    def died(self) -> bool:
-        """Whether the leader was interrupted or cancelled: that is its own fate, and waiters do not inherit it."""
-        return self.error is not None and not isinstance(self.error, Exception)
 
     def result(self) -> Any:
-        """Return the value or raise the error, which grows neither in traceback nor in context however often."""
+        """Return the value, or raise the error."""
+        return self.value
+
+
+class Failure(Outcome):
+    """The outcome of a load that raised: the error, with the traceback that it had when it left the load."""
+
+    __slots__ = ("context", "died", "error", "traceback")
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(MISSING)
+        self.error: BaseException = error
+        self.died: bool = not isinstance(error, Exception)
+        # The first link is the driver's own frame: what the user debugs begins behind it.
+        self.traceback = error.__traceback__.tb_next if error.__traceback__ is not None else None
+        self.context = error.__context__
+
+    def result(self) -> Any:
+        """Raise the error, which grows neither in traceback nor in context however often that is done."""
         error = self.error
-        if error is None:
-            return self.value
         try:
             raise error.with_traceback(self.traceback)
         finally:
@@ -72,40 +79,21 @@ class Flight:
     Made by every caller that may lead, before it is known whether it will; registered by `register` or `replace`.
     """
 
-    __slots__ = (
-        "abandoned",
-        "begun",
-        "key",
-        "lease",
-        "loop",
-        "origins",
-        "outcome",
-        "parent",
-        "process",
-        "table",
-        "task",
-        "thread",
-        "waiting",
-        "wakers",
-    )
+    __slots__ = ("begun", "key", "lease", "origins", "outcome", "parent", "process", "table", "thread", "wakers")
 
-    def __init__(
-        self, table: dict[Any, Flight], key: Any, loop: asyncio.AbstractEventLoop | None, parent: Flight | None
-    ) -> None:
+    loop: asyncio.AbstractEventLoop | None = None
+    """The event loop of the task that loads; None: a thread does."""
+
+    def __init__(self, table: dict[Any, Flight], key: Any, parent: Flight | None) -> None:
         self.table = table
         self.key = key
-        self.loop = loop  # None: the leader is a thread
         self.parent = parent
         self.begun = False  # True: `lease` is what the load has; written by the leader alone, `lease` first
-        self.lease: Any = None
         self.outcome: Outcome | None = None  # written once, by `settle`, before it wakes anyone
         self.process = _process
-        self.thread = threading.get_ident()
-        self.task: asyncio.Task[None] | None = None
-        self.waiting = 0  # tasks that await the outcome, the leader's caller among them; guarded by _lock
-        self.abandoned = False  # nobody awaits it any more; guarded by _lock
+        self.thread = _get_ident()
         self.wakers: list[Callable[[], object]] = []  # appended to before `outcome` is looked at
-        self.origins: list[Flight] = []  # flights whose loads wait for this one; guarded by _lock
+        self.origins: tuple[Flight, ...] = ()  # flights whose loads wait for this one; guarded by _lock
 
     def register(self) -> Flight:
         """Return the flight that stands for this key: this one, if there was none."""
@@ -137,10 +125,8 @@ class Flight:
         return not self.dead() and (not self.begun or self.lease == reading.lease)
 
     def dead(self) -> bool:
-        """Whether nobody will ever settle this flight: its process or its event loop is gone."""
-        if self.process is not _process:
-            return True
-        return self.loop is not None and (self.loop.is_closed() or not self.loop.is_running())
+        """Whether nobody will ever settle this flight: it is another process's."""
+        return self.process is not _process
 
     def settle(self, outcome: Outcome) -> None:
         """Free the key, then tell everyone; further calls change nothing.
@@ -159,34 +145,6 @@ class Flight:
             self.outcome = outcome
         while self.wakers:
             self.wakers.pop()()
-
-    def enter(self) -> bool:
-        """Count a task that is going to await this flight; False: it was abandoned and its load is being cancelled."""
-        with _lock:
-            if not self.abandoned:
-                self.waiting += 1
-            return not self.abandoned
-
-    def leave(self) -> None:
-        """Take back `enter`; when the last one leaves before the outcome, cancel the load.
-
-        1. the key is freed   2. the load is cancelled. In the other order a caller that came in between would join
-        a load that is about to die.
-        """
-        with _lock:
-            self.waiting -= 1
-            if self.waiting or self.outcome is not None:
-                return
-            self.abandoned = True
-            if self.table.get(self.key) is self:
-                del self.table[self.key]
-        task, loop = self.task, self.loop
-        if task is None or loop is None or loop.is_closed():
-            return
-        if self.thread == threading.get_ident():
-            task.cancel()
-        else:
-            loop.call_soon_threadsafe(task.cancel)
 
     def wait_from(self, origin: Flight | None, name: str) -> None:
         """Note that a load within `origin` is about to wait for this flight; taken back by `done_waiting`.
@@ -213,14 +171,61 @@ class Flight:
                 raise RecursiveLoadError(
                     f"{name}: this call waits for its own result: its load leads back to a call of the same key"
                 )
-            self.origins.append(origin)
+            self.origins = (*self.origins, origin)
 
     def done_waiting(self, origin: Flight | None) -> None:
         """Take back `wait_from`."""
         if origin is not None:
             with _lock:
-                if origin in self.origins:
-                    self.origins.remove(origin)
+                left = list(self.origins)
+                left.remove(origin)
+                self.origins = tuple(left)
+
+
+class TaskFlight(Flight):
+    """A flight whose load runs in a task of an event loop; it lives as long as someone awaits it."""
+
+    __slots__ = ("abandoned", "loop", "task", "waiting")
+
+    def __init__(
+        self, table: dict[Any, Flight], key: Any, parent: Flight | None, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(table, key, parent)
+        self.loop: asyncio.AbstractEventLoop = loop
+        self.task: asyncio.Task[None] | None = None
+        self.waiting = 0  # tasks that await the outcome, the leader's caller among them; guarded by _lock
+        self.abandoned = False  # nobody awaits it any more; guarded by _lock
+
+    def dead(self) -> bool:
+        """Whether nobody will ever settle this flight: its process or its event loop is gone."""
+        return super().dead() or self.loop.is_closed() or not self.loop.is_running()
+
+    def enter(self) -> bool:
+        """Count a task that is going to await this flight; False: it was abandoned and its load is being cancelled."""
+        with _lock:
+            if not self.abandoned:
+                self.waiting += 1
+            return not self.abandoned
+
+    def leave(self) -> None:
+        """Take back `enter`; when the last one leaves before the outcome, cancel the load.
+
+        1. the key is freed   2. the load is cancelled. In the other order a caller that came in between would join
+        a load that is about to die.
+        """
+        with _lock:
+            self.waiting -= 1
+            if self.waiting or self.outcome is not None:
+                return
+            self.abandoned = True
+            if self.table.get(self.key) is self:
+                del self.table[self.key]
+        if self.task is None or self.loop.is_closed():
+            return
+        if self.thread == _get_ident():
+            self.task.cancel()
+        else:
+            self.loop.call_soon_threadsafe(self.task.cancel)
 
 
 def _child() -> None:

@@ -139,7 +139,7 @@ class Memoized:
 
     def _call_for(self, space: Space) -> Callable[..., Any]:
         fast = self._fast(space) and not self.method
-        parts: dict[str, Any] = {"miss": self.miss}
+        parts: dict[str, Any] = {"miss": functools.partial(self.miss, False)}
         if fast:
             assert isinstance(space, Table)
             parts |= {"table": space, **self._parts(space)}
@@ -149,7 +149,7 @@ class Memoized:
         if self.first is None:
             return None
         fast = self._fast(space) and self.first not in self.keys.binding.ignored
-        parts: dict[str, Any] = {"miss": self.miss_bound}
+        parts: dict[str, Any] = {"miss": functools.partial(self.miss, True)}
         if fast:
             assert isinstance(space, Table)
             parts |= {"tables": space.instances, **self._parts(space)}
@@ -209,25 +209,25 @@ class Memoized:
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
-    def miss(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
-        """Return the result, or for an async function an awaitable of it, of a call that generated code left over."""
-        return self._miss(args, kwargs, False)
+    def miss(self, bound: bool, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+        """Return the result, or for an async function an awaitable of it, of a call that generated code left over.
 
-    def miss_bound(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
-        """Do what `miss` does for a call whose first argument is an instance."""
-        return self._miss(args, kwargs, True)
-
-    def _miss(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, bound: bool) -> Any:
+        Args:
+            bound: the first argument is an instance (or a class).
+            args: in canonical form.
+            kwargs: likewise.
+        """
         named = kwargs or {}
         space, key = self.locate(args, named, bound)
-        if space.local and type(key) is str:
-            # The shortcut for keys that generated code does not look up: a hit needs no flight.
-            value = space.read(key).value
-            if value is not MISSING:
+        first = None
+        if space.local:
+            # The shortcut for what generated code does not look up: a hit needs no flight.
+            first = space.read(key)
+            if first.value is not MISSING:
                 self.counters.hits.tick()
-                return _ready(value) if self.is_async else value
+                return _ready(first.value) if self.is_async else first.value
         site = drivers.Site(space, key, args, named, self.tags_of(args, named))
-        return drivers.lookup_async(self.plan, site) if self.is_async else drivers.lookup(self.plan, site)
+        return drivers.lookup_async(self.plan, site, first) if self.is_async else drivers.lookup(self.plan, site, first)
 
     # -- helpers -------------------------------------------------------------------------------------------------------
 

@@ -73,9 +73,7 @@ def name_of(thing: Any) -> str | None:
     qualname = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None)
     if not isinstance(module, str) or not isinstance(qualname, str) or not _DOTTED.fullmatch(f"{module}.{qualname}"):
         return None
-    found = lookup(module, qualname)
-    # What stands in a class as a classmethod comes out bound; the function inside is the thing.
-    if found is not thing and getattr(found, "__func__", ABSENT) is not thing:
+    if not _is(lookup(module, qualname), thing):
         return None
     if module == "builtins":
         return qualname
@@ -84,9 +82,14 @@ def name_of(thing: Any) -> str | None:
     parts = module.split(".")
     for size in range(1, len(parts)):
         other = lookup(".".join(parts[:size]), ".".join([*parts[size:], qualname]))
-        if other is not ABSENT and other is not found:
+        if other is not ABSENT and not _is(other, thing):
             return None
     return f"{module}.{qualname}"
+
+
+def _is(found: object, thing: object) -> bool:
+    # What stands in a class as a classmethod comes out bound; the function inside is the thing.
+    return found is thing or getattr(found, "__func__", ABSENT) is thing
 
 
 def class_name(cls: type) -> str:

@@ -81,35 +81,40 @@ class Table(dict[Any, Entry], Space):
 
     def read(self, key: Any) -> Reading:
         """Return the value at `key` or the lease that stands there."""
-        entry = self._alive(key)
-        if entry is not None:
-            value = self._decoded(entry)
-            if value is not MISSING:
-                return Reading(value)
+        if key in self:
+            entry = self._alive(key)
+            if entry is not None:
+                value = self._decoded(entry)
+                if value is not MISSING:
+                    return Reading(value)
         lease = self.leases.get(key)
         return ABSENT if lease is None else Reading(MISSING, lease)
 
     def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
         """Return the value at `key`, else a lease: the one that stands there or a new one."""
         shelf = self.shelf
-        entry = None if renew else self._alive(key)
-        if entry is not None:
-            value = self._decoded(entry)
-            if value is not MISSING:
-                return Reading(value)
-        with shelf.lock:
-            if renew:
-                shelf.void(self, key)
-            lease = self.leases.get(key)
-            if lease is None:
-                lease = self.leases[key] = Lease(self, key, tags)
-                if tags:
-                    shelf.tag(lease, tags)
-            elif lease.tags != tags:
-                # Parameters left out of the key may give one key other tags: an invalidation of any voids it.
-                lease.tags = tuple(dict.fromkeys(lease.tags + tags))
-                shelf.tag(lease, lease.tags)
-        return Reading(MISSING, lease)
+        while True:
+            if not renew and key in self:
+                entry = self._alive(key)
+                if entry is not None:
+                    value = self._decoded(entry)
+                    if value is not MISSING:
+                        return Reading(value)
+            with shelf.lock:
+                if not renew and key in self:
+                    continue  # it came between the look and the lock
+                if renew:
+                    shelf.void(self, key)
+                lease = self.leases.get(key)
+                if lease is None:
+                    lease = self.leases[key] = Lease(self, key, tags)
+                    if tags:
+                        shelf.tag(lease, tags)
+                elif lease.tags != tags:
+                    # Parameters left out of the key may give one key other tags: an invalidation of any voids it.
+                    lease.tags = tuple(dict.fromkeys(lease.tags + tags))
+                    shelf.tag(lease, lease.tags)
+            return Reading(MISSING, lease)
 
     def fill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
         """Store a value if the lease still stands."""
