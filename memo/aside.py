@@ -39,10 +39,9 @@ __all__ = [
     "RENEW",
     "TAKE",
     "TIMED_OUT",
-    "Alone",
     "Call",
     "Fill",
-    "Lead",
+    "Load",
     "Plan",
     "Read",
     "Release",
@@ -104,12 +103,13 @@ class Release:
         self.remove = remove  # also remove the value that the result would have replaced
 
 
-class Lead:
-    """Perform `load` for the caller's own flight, which is registered; the answer is its Outcome."""
+class Load:
+    """Perform `load`; the answer is its Outcome."""
 
+    __slots__ = ("joinable",)
 
-class Alone:
-    """Perform `load` without a flight that others may join; the answer is its Outcome."""
+    def __init__(self, joinable: bool) -> None:
+        self.joinable = joinable  # the caller's flight is registered, and others may be waiting for it
 
 
 class Wait:
@@ -125,8 +125,8 @@ READ: Final = Read()
 TAKE: Final = Take(renew=False)
 RENEW: Final = Take(renew=True)
 CALL: Final = Call()
-LEAD: Final = Lead()
-ALONE: Final = Alone()
+LEAD: Final = Load(joinable=True)
+ALONE: Final = Load(joinable=False)
 
 TIMED_OUT: Final = object()
 """The answer to Wait when the limit is over or the wait could never end: load without waiting."""
@@ -137,7 +137,7 @@ GONE: Final = object()
 _ONE_SHOT: Final = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 
 StoreCommand = Read | Take | Fill | Release
-Command = StoreCommand | Call | Lead | Alone | Wait
+Command = StoreCommand | Call | Load | Wait
 
 
 def lookup(plan: Plan, mine: Flight, first: Reading | None) -> Generator[Command, Any, Outcome]:
@@ -145,7 +145,7 @@ def lookup(plan: Plan, mine: Flight, first: Reading | None) -> Generator[Command
 
     Args:
         plan: of the decorated function.
-        mine: a flight of the caller's, not yet registered; the driver settles it if it was.
+        mine: the call; the driver settles it.
         first: the first read, if it has been made already.
     """
     reading: Reading = (yield READ) if first is None else first
@@ -187,7 +187,7 @@ def load(plan: Plan, flight: Flight, renew: bool) -> Generator[Command, Any, Out
 
     Args:
         plan: of the decorated function.
-        flight: the one that this load is for; what it has begun with is written on it.
+        flight: the call; the lease that its load has begun with is written on it.
         renew: load even if there is a value, and let no load that began earlier fill the key.
     """
     reading: Reading = yield RENEW if renew else TAKE

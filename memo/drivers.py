@@ -13,37 +13,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import aside
-from .aside import GONE, TIMED_OUT, Call, Fill, Lead, Plan, Read, Take, Wait
+from .aside import GONE, TIMED_OUT, Call, Fill, Load, Plan, Read, Take, Wait
 from .entry import ABSENT
 from .flight import Failure, Flight, Outcome, TaskFlight, inside
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from .entry import Reading
-    from .stores.base import Space
 
-__all__ = ["Site", "lookup", "lookup_async", "refresh", "refresh_async"]
+__all__ = ["lookup", "lookup_async", "refresh", "refresh_async"]
 
 POLL = 0.25
 """Seconds after which a task that waits for another event loop's flight looks whether that loop still runs."""
 
 _loads: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly; only the done callback removes one
-
-
-class Site:
-    """One call on its way through the algorithm: where its entry lives, and how to make the result."""
-
-    __slots__ = ("args", "key", "kwargs", "space", "tags")
-
-    def __init__(
-        self, space: Space, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], tags: tuple[str, ...]
-    ) -> None:
-        self.space = space
-        self.key = key
-        self.args = args
-        self.kwargs = kwargs
-        self.tags = tags
 
 
 def _died() -> Outcome:
@@ -54,33 +36,30 @@ def _died() -> Outcome:
 # -- blocking ----------------------------------------------------------------------------------------------------------
 
 
-def lookup(plan: Plan, site: Site, first: Reading | None) -> Any:
+def lookup(plan: Plan, mine: Flight, first: Reading | None) -> Any:
     """Return the result of one call, from the store, from another caller's load or from its own.
 
     Args:
         plan: of the decorated function.
-        site: of the call.
+        mine: the call.
         first: the algorithm's first read, if the caller has made it.
 
     Raises:
         BaseException: what the function raised.
         RecursiveLoadError: the call waits for itself.
     """
-    mine = Flight(site.space.flights, site.key, inside.get())
     steps = aside.lookup(plan, mine, first)
     answer: Any = None
     outcome: Outcome | None = None
     try:
         while True:
             command = steps.send(answer)
-            if type(command) is Read:
-                answer = _perform(plan, site, command)
+            if type(command) is Load:
+                answer = outcome = _load(plan, mine, renew=False)
             elif type(command) is Wait:
                 answer = _wait(plan, command.flight)
-            elif type(command) is Lead:
-                answer = outcome = _load(plan, site, mine, renew=False)
             else:
-                answer = _load(plan, site, Flight({}, site.key, mine.parent), renew=False)
+                answer = _perform(plan, mine, command)
     except StopIteration as stop:
         answer = stop.value
     finally:
@@ -94,33 +73,32 @@ def lookup(plan: Plan, site: Site, first: Reading | None) -> Any:
     return answer.result()
 
 
-def refresh(plan: Plan, site: Site) -> Any:
+def refresh(plan: Plan, mine: Flight) -> Any:
     """Load and store one call's result whatever is there, and return it; joins nobody's load."""
-    mine = Flight(site.space.flights, site.key, inside.get())
     outcome: Outcome | None = None
     try:
         if plan.single_flight:
             mine.supersede()
-        outcome = _load(plan, site, mine, renew=True)
+        outcome = _load(plan, mine, renew=True)
     finally:
         mine.settle(outcome or _died())
     return outcome.result()
 
 
-def _load(plan: Plan, site: Site, flight: Flight, renew: bool) -> Outcome:
+def _load(plan: Plan, flight: Flight, renew: bool) -> Outcome:
     steps = aside.load(plan, flight, renew)
     answer: Any = None
     try:
         while True:
             command = steps.send(answer)
             if type(command) is not Call:
-                answer = _perform(plan, site, command)
+                answer = _perform(plan, flight, command)
                 continue
             # Written out here: one frame less for each level of a recursive function.
             token = inside.set(flight)
             started = time.perf_counter()
             try:
-                answer = Outcome(plan.function(*site.args, **site.kwargs))
+                answer = Outcome(plan.function(*flight.args, **flight.kwargs))
                 plan.counters.loaded(time.perf_counter() - started)
             except BaseException as error:  # noqa: BLE001 - it goes on as a value, raised by `Outcome.result`
                 answer = Failure(error)
@@ -162,21 +140,20 @@ def _forget(flight: Flight, waker: Any) -> None:
 # -- awaiting ----------------------------------------------------------------------------------------------------------
 
 
-async def lookup_async(plan: Plan, site: Site, first: Reading | None) -> Any:
+async def lookup_async(plan: Plan, mine: TaskFlight, first: Reading | None) -> Any:
     """Do what `lookup` does, awaiting: the load runs in a task of its own, so that a caller's cancellation is its own.
 
     Raises:
         BaseException: what the function raised.
         RecursiveLoadError: the call waits for itself.
     """
-    mine = TaskFlight(site.space.flights, site.key, inside.get(), asyncio.get_running_loop())
     steps = aside.lookup(plan, mine, first)
     answer: Any = None
     try:
         while True:
             command = steps.send(answer)
-            if type(command) is Read:
-                answer = await _aperform(plan, site, command)
+            if type(command) is Load:
+                answer = await (_lead(plan, mine, False) if command.joinable else _load_async(plan, mine, False))
             elif type(command) is Wait:
                 command.flight.wait_from(mine.parent, plan.name)
                 try:
@@ -184,11 +161,8 @@ async def lookup_async(plan: Plan, site: Site, first: Reading | None) -> Any:
                     answer = await _await(command.flight, plan.wait_timeout)
                 finally:
                     command.flight.done_waiting(mine.parent)
-            elif type(command) is Lead:
-                answer = await _lead(plan, site, mine, renew=False)
             else:
-                alone = TaskFlight({}, site.key, mine.parent, mine.loop)
-                answer = await _load_async(plan, site, alone, renew=False)
+                answer = await _aperform(plan, mine, command)
     except StopIteration as stop:
         answer = stop.value
     finally:
@@ -198,39 +172,37 @@ async def lookup_async(plan: Plan, site: Site, first: Reading | None) -> Any:
     return answer.result()
 
 
-async def refresh_async(plan: Plan, site: Site) -> Any:
+async def refresh_async(plan: Plan, mine: TaskFlight) -> Any:
     """Do what `refresh` does, awaiting."""
-    mine = TaskFlight(site.space.flights, site.key, inside.get(), asyncio.get_running_loop())
     try:
         if plan.single_flight:
             mine.supersede()
-        outcome = await _lead(plan, site, mine, renew=True)
+        outcome = await _lead(plan, mine, renew=True)
     finally:
         if mine.task is None:
             mine.settle(_died())
     return outcome.result()
 
 
-async def _lead(plan: Plan, site: Site, flight: TaskFlight, renew: bool) -> Any:
-    task = asyncio.create_task(_load_task(plan, site, flight, renew), name=f"memo load: {plan.name}")
+async def _lead(plan: Plan, flight: TaskFlight, renew: bool) -> Any:
+    task = asyncio.create_task(_load_task(plan, flight, renew), name=f"memo load: {plan.name}")
     _loads.add(task)
     task.add_done_callback(partial(_landed, flight))
     flight.task = task
     return await _await(flight, None)
 
 
-async def _load_task(plan: Plan, site: Site, flight: Flight, renew: bool) -> None:
-    inside.set(flight)  # in the task's own copy of the context
+async def _load_task(plan: Plan, flight: TaskFlight, renew: bool) -> None:
     outcome: Outcome | None = None
     try:
-        outcome = await _load_async(plan, site, flight, renew)
+        outcome = await _load_async(plan, flight, renew)
     finally:
         flight.settle(outcome or _died())
     if isinstance(outcome.error, (KeyboardInterrupt, SystemExit)):
         raise outcome.error  # the event loop lets these two through, and so stops
 
 
-def _landed(flight: Flight, task: asyncio.Task[None]) -> None:
+def _landed(flight: TaskFlight, task: asyncio.Task[None]) -> None:
     # Also reached by a task that was cancelled before its first step, whose `finally` never ran.
     _loads.discard(task)
     flight.settle(_died())
@@ -238,34 +210,29 @@ def _landed(flight: Flight, task: asyncio.Task[None]) -> None:
         task.exception()  # seen: waiters have it from the flight
 
 
-async def _load_async(plan: Plan, site: Site, flight: Flight, renew: bool) -> Outcome:
+async def _load_async(plan: Plan, flight: TaskFlight, renew: bool) -> Outcome:
     steps = aside.load(plan, flight, renew)
     answer: Any = None
     try:
         while True:
             command = steps.send(answer)
-            if type(command) is Call:
-                answer = await _acall(plan, site, flight)
-            else:
-                answer = await _aperform(plan, site, command)
+            if type(command) is not Call:
+                answer = await _aperform(plan, flight, command)
+                continue
+            token = inside.set(flight)
+            started = time.perf_counter()
+            try:
+                answer = Outcome(await plan.function(*flight.args, **flight.kwargs))
+                plan.counters.loaded(time.perf_counter() - started)
+            except BaseException as error:  # noqa: BLE001 - as in _load
+                answer = Failure(error)
+            finally:
+                inside.reset(token)
     except StopIteration as stop:
         outcome: Outcome = stop.value
         return outcome
     finally:
         steps.close()
-
-
-async def _acall(plan: Plan, site: Site, flight: Flight) -> Outcome:
-    token = inside.set(flight)
-    started = time.perf_counter()
-    try:
-        outcome = Outcome(await plan.function(*site.args, **site.kwargs))
-        plan.counters.loaded(time.perf_counter() - started)
-    except BaseException as error:  # noqa: BLE001 - as in _call
-        outcome = Failure(error)
-    finally:
-        inside.reset(token)
-    return outcome
 
 
 async def _await(flight: TaskFlight, limit: float | None) -> Any:
@@ -313,32 +280,32 @@ def _land(landed: asyncio.Future[None]) -> None:
 # -- the store: a failure of its own is counted, and the call goes on without it ---------------------------------------
 
 
-def _perform(plan: Plan, site: Site, command: aside.StoreCommand) -> Any:
-    space = site.space
+def _perform(plan: Plan, flight: Flight, command: aside.StoreCommand) -> Any:
+    space = flight.space
     try:
-        if type(command) is Read:
-            return space.read(site.key)
         if type(command) is Take:
-            return space.take(site.key, site.tags, command.renew)
+            return space.take(flight.key, flight.tags, command.renew)
         if type(command) is Fill:
-            return space.fill(site.key, command.lease, command.value, command.ttl, site.tags)
-        return space.release(site.key, command.lease, command.remove)
+            return space.fill(flight.key, command.lease, command.value, command.ttl, flight.tags)
+        if type(command) is Read:
+            return space.read(flight.key)
+        return space.release(flight.key, command.lease, command.remove)
     except Exception as error:  # noqa: BLE001 - whatever a store raises, the call goes on
         return _failed(plan, command, error)
 
 
-async def _aperform(plan: Plan, site: Site, command: aside.StoreCommand) -> Any:
-    space = site.space
+async def _aperform(plan: Plan, flight: Flight, command: aside.StoreCommand) -> Any:
+    space = flight.space
     if space.local:
-        return _perform(plan, site, command)
+        return _perform(plan, flight, command)
     try:
-        if type(command) is Read:
-            return await space.aread(site.key)
         if type(command) is Take:
-            return await space.atake(site.key, site.tags, command.renew)
+            return await space.atake(flight.key, flight.tags, command.renew)
         if type(command) is Fill:
-            return await space.afill(site.key, command.lease, command.value, command.ttl, site.tags)
-        return await space.arelease(site.key, command.lease, command.remove)
+            return await space.afill(flight.key, command.lease, command.value, command.ttl, flight.tags)
+        if type(command) is Read:
+            return await space.aread(flight.key)
+        return await space.arelease(flight.key, command.lease, command.remove)
     except Exception as error:  # noqa: BLE001 - as in _perform
         return _failed(plan, command, error)
 

@@ -74,19 +74,45 @@ class Failure(Outcome):
 
 
 class Flight:
-    """One load in progress for one key.
+    """One call on its way, and the load in progress that it becomes if it leads.
 
-    Made by every caller that may lead, before it is known whether it will; registered by `register` or `replace`.
+    Every caller that does not hit has one; `register` or `replace` makes it the one for its key. As long as it is not
+    registered nobody can join it.
     """
 
-    __slots__ = ("begun", "key", "lease", "origins", "outcome", "parent", "process", "table", "thread", "wakers")
+    __slots__ = (
+        "args",
+        "begun",
+        "key",
+        "kwargs",
+        "lease",
+        "origins",
+        "outcome",
+        "parent",
+        "process",
+        "space",
+        "tags",
+        "thread",
+        "wakers",
+    )
 
     loop: asyncio.AbstractEventLoop | None = None
     """The event loop of the task that loads; None: a thread does."""
 
-    def __init__(self, table: dict[Any, Flight], key: Any, parent: Flight | None) -> None:
-        self.table = table
+    def __init__(
+        self,
+        space: Any,
+        key: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tags: tuple[str, ...],
+        parent: Flight | None,
+    ) -> None:
+        self.space = space  # where the call's entry lives; `space.flights` is the table of this flight
         self.key = key
+        self.args = args
+        self.kwargs = kwargs
+        self.tags = tags
         self.parent = parent
         self.begun = False  # True: `lease` is what the load has; written by the leader alone, `lease` first
         self.outcome: Outcome | None = None  # written once, by `settle`, before it wakes anyone
@@ -97,20 +123,22 @@ class Flight:
 
     def register(self) -> Flight:
         """Return the flight that stands for this key: this one, if there was none."""
-        return self.table.setdefault(self.key, self)
+        flight: Flight = self.space.flights.setdefault(self.key, self)
+        return flight
 
     def replace(self, other: Flight) -> bool:
         """Put this flight in the place of `other`; False if `other` no longer stands there."""
         with _lock:
-            if self.table.get(self.key) is not other:
+            flights = self.space.flights
+            if flights.get(self.key) is not other:
                 return False
-            self.table[self.key] = self
+            flights[self.key] = self
             return True
 
     def supersede(self) -> None:
         """Put this flight in the place of whatever stands there: a refresh joins nobody."""
         with _lock:
-            self.table[self.key] = self
+            self.space.flights[self.key] = self
 
     def may_join(self, reading: Reading) -> bool:
         """Whether a caller with that reading may have this flight's result.
@@ -139,8 +167,9 @@ class Flight:
         3. leader wakes it                     3. waiter appends its waker, sees the outcome, does not sleep
         """
         with _lock:
-            if self.table.get(self.key) is self:
-                del self.table[self.key]
+            flights = self.space.flights
+            if flights.get(self.key) is self:
+                del flights[self.key]
         if self.outcome is None:
             self.outcome = outcome
         while self.wakers:
@@ -187,10 +216,8 @@ class TaskFlight(Flight):
 
     __slots__ = ("abandoned", "loop", "task", "waiting")
 
-    def __init__(
-        self, table: dict[Any, Flight], key: Any, parent: Flight | None, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        super().__init__(table, key, parent)
+    def __init__(self, *call: Any, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(*call)
         self.loop: asyncio.AbstractEventLoop = loop
         self.task: asyncio.Task[None] | None = None
         self.waiting = 0  # tasks that await the outcome, the leader's caller among them; guarded by _lock
@@ -218,8 +245,9 @@ class TaskFlight(Flight):
             if self.waiting or self.outcome is not None:
                 return
             self.abandoned = True
-            if self.table.get(self.key) is self:
-                del self.table[self.key]
+            flights = self.space.flights
+            if flights.get(self.key) is self:
+                del flights[self.key]
         if self.task is None or self.loop.is_closed():
             return
         if self.thread == _get_ident():

@@ -6,6 +6,7 @@ a hit in memory then costs one Python call. Until then, and for whatever the gen
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import sys
@@ -19,6 +20,7 @@ from .aside import Plan
 from .clock import SYSTEM, seconds
 from .entry import MISSING
 from .errors import OptionError, UnkeyableError
+from .flight import Flight, TaskFlight, inside
 from .forks import fork_safe_lock
 from .keys import CallKeys, Template, describe, is_value_class
 from .policy import NOT_KEPT, Policy
@@ -30,6 +32,9 @@ __all__ = ["Memoized"]
 
 # Guards the moment at which a function gets its store.
 _lock = fork_safe_lock()
+
+_NONE: dict[str, Any] = {}
+"""The keyword arguments of a call without any; never changed."""
 
 _LOCKED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 """Whether a hit must take the store's lock: there is no GIL that makes one step of it in C atomic."""
@@ -120,6 +125,9 @@ class Memoized:
             if self.space is None:
                 self.store = store
                 space = store.attach(self.keys, self.counters.hits, self.counters.misses, self.wrapper())
+                self._raw = self.keys.binding.raw(skip_first=False)
+                if self.first is not None:
+                    self._raw_rest = self.keys.binding.raw(skip_first=True)
                 self.install(self._call_for(space), self._bound_call_for(space))
                 self.space = space
         return self.space
@@ -142,7 +150,7 @@ class Memoized:
         parts: dict[str, Any] = {"miss": functools.partial(self.miss, False)}
         if fast:
             assert isinstance(space, Table)
-            parts |= {"table": space, **self._parts(space)}
+            parts |= {"find": space.get, **self._parts(space)}
         return self.keys.binding.call(parts, fast=fast, locked=_LOCKED, bound=False, coroutine=self.is_async)
 
     def _bound_call_for(self, space: Space) -> Callable[..., Any] | None:
@@ -163,49 +171,39 @@ class Memoized:
         Raises:
             UnkeyableError: an argument cannot be told apart safely.
         """
-        space = self.attached()
+        space = self.space or self.attached()
         keys = self.keys
         if keys.explicit:
             return space, keys.text(args, kwargs)
-        if (bound or self.method) and self.first is not None and self.first not in keys.binding.ignored:
-            instance = args[0]
-            if self.first == "cls" and self.kind == "function" and not isinstance(instance, type):
-                raise UnkeyableError(
-                    f"{self.name}: its first argument must be the class, not {instance!r}: a helper reached through a "
-                    f"@classmethod that stands above @cache_aside does not know the class. Put @cache_aside above "
-                    f"@classmethod, or give the class first"
-                )
-            if space.local or not isinstance(instance, type):
-                if isinstance(instance, type) or not is_value_class(type(instance)):
-                    own = space.of(instance)
-                    key = self._raw_rest(*args[1:], **kwargs) if own.raw else None
-                    return own, keys.text(args, kwargs, own.instance) if key is None else key
-            return space, keys.text(args, kwargs)
+        if self.method or bound:
+            return self._locate_of(space, args, kwargs)
         key = self._raw(*args, **kwargs) if space.raw else None
         return space, keys.text(args, kwargs) if key is None else key
 
-    @functools.cached_property
-    def _raw(self) -> Callable[..., tuple[Any, ...] | None]:
-        return self.keys.binding.raw(skip_first=False)
-
-    @functools.cached_property
-    def _raw_rest(self) -> Callable[..., tuple[Any, ...] | None]:
-        return self.keys.binding.raw(skip_first=True)
+    def _locate_of(self, space: Space, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Space, Any]:
+        """Do what `locate` does for a call whose first argument is an instance or a class."""
+        keys, instance = self.keys, args[0]
+        if self.first == "cls" and self.kind == "function" and not isinstance(instance, type):
+            raise UnkeyableError(
+                f"{self.name}: its first argument must be the class, not {instance!r}: a helper reached through a "
+                f"@classmethod that stands above @cache_aside does not know the class. Put @cache_aside above "
+                f"@classmethod, or give the class first"
+            )
+        by_identity = self.first not in keys.binding.ignored and (
+            space.local if isinstance(instance, type) else not is_value_class(type(instance))
+        )
+        if by_identity:
+            own = space.of(instance)
+            key = self._raw_rest(*args[1:], **kwargs) if own.raw else None
+            return own, keys.text(args, kwargs, own.instance) if key is None else key
+        return space, keys.text(args, kwargs)
 
     def tags_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
         """Return the tags of a call. They are matched whole, so their values are not escaped as those of keys are."""
-        if not self._tags:
-            return ()
         values = self.keys.values(args, kwargs)
         for _, template in self._tags:
             template.render(values)  # refuses what has no text of its own
         return tuple(dict.fromkeys(tag.format_map(values) for tag, _ in self._tags))
-
-    def site(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, bound: bool) -> drivers.Site:
-        """Return the place of a call in canonical form."""
-        named = kwargs or {}
-        space, key = self.locate(args, named, bound)
-        return drivers.Site(space, key, args, named, self.tags_of(args, named))
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
@@ -217,7 +215,7 @@ class Memoized:
             args: in canonical form.
             kwargs: likewise.
         """
-        named = kwargs or {}
+        named = kwargs or _NONE
         space, key = self.locate(args, named, bound)
         first = None
         if space.local:
@@ -226,20 +224,26 @@ class Memoized:
             if first.value is not MISSING:
                 self.counters.hits.tick()
                 return _ready(first.value) if self.is_async else first.value
-        site = drivers.Site(space, key, args, named, self.tags_of(args, named))
-        return drivers.lookup_async(self.plan, site, first) if self.is_async else drivers.lookup(self.plan, site, first)
+        call = self._flight(space, key, args, named)
+        return drivers.lookup_async(self.plan, call, first) if self.is_async else drivers.lookup(self.plan, call, first)
+
+    def _flight(self, space: Space, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tags = self.tags_of(args, kwargs) if self._tags else ()
+        if self.is_async:
+            return TaskFlight(space, key, args, kwargs, tags, inside.get(), loop=asyncio.get_running_loop())
+        return Flight(space, key, args, kwargs, tags, inside.get())
 
     # -- helpers -------------------------------------------------------------------------------------------------------
 
-    def bound_site(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> drivers.Site:
-        """Return the place of a call as it is written."""
+    def place(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> tuple[Space, Any]:
+        """Return the space and the key of a call as it is written."""
         canonical, named = self.keys.bind(*args, **kwargs)
-        return self.site(canonical, named, bound)
+        return self.locate(canonical, named or _NONE, bound)
 
     def invalidate(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
         """Remove the call's entry; return whether there was one."""
-        site = self.bound_site(args, kwargs, bound)
-        return site.space.aremove(site.key) if self.is_async else site.space.remove(site.key)
+        space, key = self.place(args, kwargs, bound)
+        return space.aremove(key) if self.is_async else space.remove(key)
 
     def invalidate_all(self) -> Any:
         """Remove all entries of the function."""
@@ -248,36 +252,39 @@ class Memoized:
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
         """Load the call's result and store it, whatever is there; return it."""
-        site = self.bound_site(args, kwargs, bound)
-        return drivers.refresh_async(self.plan, site) if self.is_async else drivers.refresh(self.plan, site)
+        canonical, named = self.keys.bind(*args, **kwargs)
+        space, key = self.locate(canonical, named or _NONE, bound)
+        call = self._flight(space, key, canonical, named or _NONE)
+        return drivers.refresh_async(self.plan, call) if self.is_async else drivers.refresh(self.plan, call)
 
     def peek(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
         """Return the call's stored result or MISSING."""
-        site = self.bound_site(args, kwargs, bound)
-        return site.space.apeek(site.key) if self.is_async else site.space.peek(site.key)
+        space, key = self.place(args, kwargs, bound)
+        return space.apeek(key) if self.is_async else space.peek(key)
 
     def set(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
         """Store a value as the call's result; one that the options do not keep is an error."""
-        site = self.bound_site(args, kwargs, bound)
+        canonical, named = self.keys.bind(*args, **kwargs)
+        space, key = self.locate(canonical, named or _NONE, bound)
+        tags = self.tags_of(canonical, named or _NONE) if self._tags else ()
         ttl = self.plan.policy.judge(value)
         if ttl is NOT_KEPT:
             raise OptionError(
                 f"{self.name}.set({type(value).__name__}): cache_none, cache_if or ttl say that such a result is not "
                 f"kept; invalidate() removes what is there"
             )
-        if self.is_async:
-            return site.space.aput(site.key, value, ttl, site.tags)
-        return site.space.put(site.key, value, ttl, site.tags)
+        return space.aput(key, value, ttl, tags) if self.is_async else space.put(key, value, ttl, tags)
 
     def key_for(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> str:
         """Return the text of the call's key."""
-        site = self.bound_site(args, kwargs, bound)
-        return self.keys.text(site.args, site.kwargs, site.space.instance)
+        canonical, named = self.keys.bind(*args, **kwargs)
+        space, _ = self.locate(canonical, named or _NONE, bound)
+        return self.keys.text(canonical, named, space.instance)
 
     def ttl_left(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
         """Return the seconds that the call's entry has left."""
-        site = self.bound_site(args, kwargs, bound)
-        return site.space.aleft(site.key) if self.is_async else site.space.left(site.key)
+        space, key = self.place(args, kwargs, bound)
+        return space.aleft(key) if self.is_async else space.left(key)
 
     def stats(self) -> FunctionStats:
         """Return what has been counted."""

@@ -111,7 +111,7 @@ class StoreStats:
 class FunctionCounters:
     """The live counters of one decorated function."""
 
-    __slots__ = ("_errors", "hits", "load_seconds", "loads", "misses", "name", "refused", "uncached", "waits")
+    __slots__ = ("_durations", "_errors", "_load_seconds", "_loads", "hits", "misses", "name", "refused", "uncached", "waits")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -120,15 +120,26 @@ class FunctionCounters:
         self.waits = Counter()
         self.refused = Counter()
         self.uncached = Counter()
-        self.loads = 0  # this and the two below are guarded by _lock
-        self.load_seconds = 0.0
+        self._durations: list[float] = []  # appended to without a lock, in one step in C
+        self._loads = 0  # the sum of what was in _durations before; this and the two below are guarded by _lock
+        self._load_seconds = 0.0
         self._errors: dict[str, int] = {}
 
     def loaded(self, seconds: float) -> None:
         """Count a load that came to an end."""
-        with _lock:
-            self.loads += 1
-            self.load_seconds += seconds
+        durations = self._durations
+        durations.append(seconds)
+        if len(durations) > 500:
+            with _lock:
+                self._add_up()
+
+    def _add_up(self) -> None:
+        """Move what is in `_durations` to the sums. The lock is held; others may append meanwhile."""
+        count = len(self._durations)
+        done = self._durations[:count]
+        del self._durations[:count]
+        self._loads += count
+        self._load_seconds += sum(done)
 
     def error(self, kind: str, error: BaseException, advice: str) -> None:
         """Count a failure that does not reach the caller; log the first of each kind, without arguments or values."""
@@ -144,7 +155,8 @@ class FunctionCounters:
     def snapshot(self) -> FunctionStats:
         """Return the counters as they are now."""
         with _lock:
-            loads, load_seconds, errors = self.loads, self.load_seconds, dict(self._errors)
+            self._add_up()
+            loads, load_seconds, errors = self._loads, self._load_seconds, dict(self._errors)
         return FunctionStats(
             hits=self.hits.value,
             misses=self.misses.value,

@@ -391,7 +391,8 @@ def _struct(value: Any, walk: Walk) -> str:
 
 def _model(value: Any, walk: Walk) -> str:
     cls = type(value)
-    if redefines_eq(cls, sys.modules["pydantic"].BaseModel):
+    made: Any = owner(cls, "__eq__")
+    if made.__module__.partition(".")[0] != "pydantic":
         raise refuse(value, "redefines __eq__, so that its fields do not say when two are equal")
     # Two models are equal if these three are; to pydantic none at all and an empty dict are the same.
     more = [

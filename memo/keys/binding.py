@@ -144,7 +144,7 @@ class Binding:
         """Return the wrapper's `__call__`.
 
         Args:
-            parts: `miss(args, kwargs)`, which does the rest; for a fast one also `table` (or `tables`, by id of the
+            parts: `miss(args, kwargs)`, which does the rest; for a fast one also `find` (or `tables`, by id of the
                 instance, for a bound one), `state`, `time`, `touch`, `hit` and `lock`.
             fast: look up the raw key in memory first.
             locked: take the lock for it: without a GIL the recency order is not safe to touch.
@@ -157,15 +157,15 @@ class Binding:
         header = f"{p}bound, {self._header(True, True)}" if bound else self._header(True, False)
         lines = [f"{'async ' if coroutine else ''}def __call__({header}):"]
         if fast:
-            table = f"{p}tables[{p}id({instance})]" if bound else f"{p}table"
-            # A KeyError says "not there" or, from touch, "just evicted"; a TypeError that an argument cannot be
-            # hashed; anything else is raised again by what comes after, where it can be told from a miss.
+            find = f"{p}tables[{p}id({instance})].get" if bound else f"{p}find"
+            # A KeyError says that the instance is new or, from touch, that the entry was just evicted; a TypeError that
+            # an argument cannot be hashed; anything else is raised again by what comes after.
             lines += [
                 f" {'if ' + condition if condition else 'if True'}:",
                 "  try:",
                 f"   {f'with {p}lock' if locked else 'if True'}:",
-                f"    {p}entry = {table}[{key}]",
-                f"    if {p}state.latest <= {p}time.monotonic() < {p}entry.fresh_until:",
+                f"    {p}entry = {find}({key})",
+                f"    if {p}entry is not None and {p}state.latest <= {p}time.monotonic() < {p}entry.fresh_until:",
                 f"     {p}touch({p}entry)",
                 f"     {p}hit()",
                 f"     return {p}entry.value",

@@ -219,9 +219,9 @@ def _text(value: Any, spec: str, field: str) -> str:
 def _enum_text(member: Any) -> Any:
     # What str() and format() say of a member that is also a str or an int changes from one Python version to the next.
     cls = type(member)
-    for base in cls.__mro__[: cls.__mro__.index(enum.Enum)]:
-        if base.__module__ not in ("enum", "builtins") and ("__str__" in vars(base) or "__format__" in vars(base)):
-            return member
+    # The enum module copies its own methods into each class; those of builtins have no module.
+    if any(getattr(method, "__module__", "enum") != "enum" for method in (cls.__str__, cls.__format__)):
+        return member
     if str in cls.__mro__:
         return str.__str__(member)
     if int in cls.__mro__:

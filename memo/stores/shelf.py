@@ -102,14 +102,15 @@ class Shelf:
         interruption between two of these leaves the key absent, and the size exact.
         """
         table, key, order = entry.space, entry.key, self.order
-        old = table.get(key)
-        if old is not None:
+        if key in table:
+            old = table[key]
             victims.append(old)
             self.unlink(old)
         while len(order) >= self.max_size:
             victim = order.popitem(last=False)[0]
             victims.append(victim)
-            self._untag(victim)
+            if type(victim) is not Entry:
+                self.untag(victim)
             if victim.space.get(victim.key) is victim:
                 victim.space.pop(victim.key, None)
             self.evictions += 1
@@ -124,7 +125,7 @@ class Shelf:
         if entry not in self.order:
             return False
         del self.order[entry]
-        self._untag(entry)
+        self.untag(entry)
         return True
 
     def tag(self, item: TaggedEntry | Lease, tags: tuple[str, ...]) -> None:
@@ -132,7 +133,8 @@ class Shelf:
         for tag in tags:
             self.tags.setdefault(tag, set()).add(item)
 
-    def _untag(self, item: Entry | Lease) -> None:
+    def untag(self, item: Entry | Lease) -> None:
+        """Let invalidations of its tags no longer find an entry or a lease. The lock is held."""
         if type(item) is not Entry:
             for tag in item.tags:  # type: ignore[union-attr]  # what is no plain Entry has tags
                 bearers = self.tags.get(tag)
@@ -146,7 +148,7 @@ class Shelf:
         if table.leases:
             lease = table.leases.pop(key, None)
             if lease is not None and lease.tags:
-                self._untag(lease)
+                self.untag(lease)
 
     def remove(self, table: Table, key: Any, now: float, victims: list[Any]) -> bool:
         """Void the lease at a key and remove its entry; return whether that was alive. The lock is held."""
@@ -174,7 +176,7 @@ class Shelf:
         """Void all leases of a table and remove all its entries. The lock is held."""
         for lease in table.leases.values():
             if lease.tags:
-                self._untag(lease)
+                self.untag(lease)
         table.leases.clear()
         entries = list(table.values())
         victims.append(entries)
@@ -208,7 +210,7 @@ class Shelf:
         """Remove every entry and void every lease that bears a tag. The lock is held."""
         for item in self.tags.pop(tag, ()):
             victims.append(item)
-            self._untag(item)
+            self.untag(item)
             if isinstance(item, Lease):
                 if item.space.leases.get(item.key) is item:
                     del item.space.leases[item.key]

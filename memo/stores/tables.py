@@ -122,9 +122,11 @@ class Table(dict[Any, Entry], Space):
         entry = self._entry(key, value, ttl, tags)
         victims: list[Any] = []
         with shelf.lock:
-            if self.leases.get(key) is not lease:
+            if self.leases.get(key, MISSING) is not lease:
                 return False
-            shelf.void(self, key)
+            del self.leases[key]
+            if lease.tags:
+                shelf.untag(lease)
             shelf.insert(entry, victims)
             if shelf.dead:
                 shelf.bury(victims)
