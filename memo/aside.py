@@ -31,10 +31,8 @@ from .policy import NOT_KEPT, Policy
 from .stats import FunctionCounters
 
 __all__ = [
-    "ALONE",
     "CALL",
     "GONE",
-    "LEAD",
     "READ",
     "RENEW",
     "TAKE",
@@ -50,6 +48,7 @@ __all__ = [
     "Wait",
     "load",
     "lookup",
+    "refresh",
 ]
 
 
@@ -104,7 +103,7 @@ class Release:
 
 
 class Load:
-    """Perform `load`; the answer is its Outcome."""
+    """Perform `load` for the caller; the answer is its Outcome."""
 
     __slots__ = ("joinable",)
 
@@ -125,8 +124,6 @@ READ: Final = Read()
 TAKE: Final = Take(renew=False)
 RENEW: Final = Take(renew=True)
 CALL: Final = Call()
-LEAD: Final = Load(joinable=True)
-ALONE: Final = Load(joinable=False)
 
 TIMED_OUT: Final = object()
 """The answer to Wait when the limit is over or the wait could never end: load without waiting."""
@@ -140,46 +137,56 @@ StoreCommand = Read | Take | Fill | Release
 Command = StoreCommand | Call | Load | Wait
 
 
-def lookup(plan: Plan, mine: Flight, first: Reading | None) -> Generator[Command, Any, Outcome]:
+def lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Generator[Command, Any, Outcome]:
     """Look one call up; return its outcome.
 
     Args:
         plan: of the decorated function.
         mine: the call; the driver settles it.
         first: the first read, if it has been made already.
+        inline: the caller itself performs its load; False: a Load command asks for it, so that the load can outlive
+            the caller.
     """
     reading: Reading = (yield READ) if first is None else first
     if reading.value is not MISSING:
         plan.counters.hits.tick()
         return Outcome(reading.value)
     plan.counters.misses.tick()
-    if not plan.single_flight:
-        outcome: Outcome = yield ALONE
-        return outcome
     doubted: Flight | None = None
-    while True:
-        flight = mine.register()
+    joinable = plan.single_flight
+    flights = mine.space.flights
+    while joinable:
+        flight: Flight = flights.setdefault(mine.key, mine)
         if flight is mine:
-            outcome = yield LEAD
-            return outcome
+            break
         if flight.may_join(reading):
             answer = yield Wait(flight)
             if answer is TIMED_OUT:
-                outcome = yield ALONE
-                return outcome
+                joinable = False
+                break
             # A leader that was interrupted or cancelled leaves no outcome for others: they elect a new one.
             if answer is not GONE and not answer.died:
-                outcome = answer
+                outcome: Outcome = answer
                 return outcome
         elif flight is doubted and mine.replace(flight):
-            outcome = yield LEAD
-            return outcome
+            break
         else:
             # The read may be older than the flight's lease: only one made after the flight was seen can tell.
             doubted = flight
         reading = yield READ
         if reading.value is not MISSING:
             return Outcome(reading.value)
+    if inline:
+        return (yield from load(plan, mine, renew=False))
+    outcome = yield Load(joinable)
+    return outcome
+
+
+def refresh(plan: Plan, mine: Flight) -> Generator[Command, Any, Outcome]:
+    """Load one call whatever is there, in the place of a flight that may be there; return its outcome."""
+    if plan.single_flight:
+        mine.supersede()
+    return (yield from load(plan, mine, renew=True))
 
 
 def load(plan: Plan, flight: Flight, renew: bool) -> Generator[Command, Any, Outcome]:

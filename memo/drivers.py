@@ -18,6 +18,8 @@ from .entry import ABSENT
 from .flight import Failure, Flight, Outcome, TaskFlight, inside
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from .entry import Reading
 
 __all__ = ["lookup", "lookup_async", "refresh", "refresh_async"]
@@ -48,20 +50,37 @@ def lookup(plan: Plan, mine: Flight, first: Reading | None) -> Any:
         BaseException: what the function raised.
         RecursiveLoadError: the call waits for itself.
     """
-    steps = aside.lookup(plan, mine, first)
+    return _run(plan, mine, aside.lookup(plan, mine, first, inline=True))
+
+
+def refresh(plan: Plan, mine: Flight) -> Any:
+    """Load and store one call's result whatever is there, and return it; joins nobody's load."""
+    return _run(plan, mine, aside.refresh(plan, mine))
+
+
+def _run(plan: Plan, mine: Flight, steps: Generator[aside.Command, Any, Outcome]) -> Any:
     answer: Any = None
     outcome: Outcome | None = None
     try:
         while True:
             command = steps.send(answer)
-            if type(command) is Load:
-                answer = outcome = _load(plan, mine, renew=False)
+            if type(command) is Call:
+                # Written out here: one frame less for each level of a recursive function.
+                token = inside.set(mine)
+                started = time.perf_counter()
+                try:
+                    answer = Outcome(plan.function(*mine.args, **mine.kwargs))
+                    plan.counters.loaded(time.perf_counter() - started)
+                except BaseException as error:  # noqa: BLE001 - it goes on as a value, raised by `Outcome.result`
+                    answer = Failure(error)
+                finally:
+                    inside.reset(token)
             elif type(command) is Wait:
                 answer = _wait(plan, command.flight)
             else:
                 answer = _perform(plan, mine, command)
     except StopIteration as stop:
-        answer = stop.value
+        outcome = stop.value
     finally:
         # Twice, because a KeyboardInterrupt may come out of the first.
         try:
@@ -70,45 +89,7 @@ def lookup(plan: Plan, mine: Flight, first: Reading | None) -> Any:
             if mine.outcome is None:
                 mine.settle(outcome or _died())
             steps.close()
-    return answer.result()
-
-
-def refresh(plan: Plan, mine: Flight) -> Any:
-    """Load and store one call's result whatever is there, and return it; joins nobody's load."""
-    outcome: Outcome | None = None
-    try:
-        if plan.single_flight:
-            mine.supersede()
-        outcome = _load(plan, mine, renew=True)
-    finally:
-        mine.settle(outcome or _died())
-    return outcome.result()
-
-
-def _load(plan: Plan, flight: Flight, renew: bool) -> Outcome:
-    steps = aside.load(plan, flight, renew)
-    answer: Any = None
-    try:
-        while True:
-            command = steps.send(answer)
-            if type(command) is not Call:
-                answer = _perform(plan, flight, command)
-                continue
-            # Written out here: one frame less for each level of a recursive function.
-            token = inside.set(flight)
-            started = time.perf_counter()
-            try:
-                answer = Outcome(plan.function(*flight.args, **flight.kwargs))
-                plan.counters.loaded(time.perf_counter() - started)
-            except BaseException as error:  # noqa: BLE001 - it goes on as a value, raised by `Outcome.result`
-                answer = Failure(error)
-            finally:
-                inside.reset(token)
-    except StopIteration as stop:
-        outcome: Outcome = stop.value
-        return outcome
-    finally:
-        steps.close()
+    return outcome.value if outcome.error is None else outcome.result()
 
 
 def _wait(plan: Plan, flight: Flight) -> Any:
@@ -147,7 +128,7 @@ async def lookup_async(plan: Plan, mine: TaskFlight, first: Reading | None) -> A
         BaseException: what the function raised.
         RecursiveLoadError: the call waits for itself.
     """
-    steps = aside.lookup(plan, mine, first)
+    steps = aside.lookup(plan, mine, first, inline=False)
     answer: Any = None
     try:
         while True:
@@ -169,14 +150,12 @@ async def lookup_async(plan: Plan, mine: TaskFlight, first: Reading | None) -> A
         if mine.task is None:
             mine.settle(_died())  # it was not handed over to a task, which would settle it
         steps.close()
-    return answer.result()
+    return answer.value if answer.error is None else answer.result()
 
 
 async def refresh_async(plan: Plan, mine: TaskFlight) -> Any:
     """Do what `refresh` does, awaiting."""
     try:
-        if plan.single_flight:
-            mine.supersede()
         outcome = await _lead(plan, mine, renew=True)
     finally:
         if mine.task is None:
@@ -211,7 +190,7 @@ def _landed(flight: TaskFlight, task: asyncio.Task[None]) -> None:
 
 
 async def _load_async(plan: Plan, flight: TaskFlight, renew: bool) -> Outcome:
-    steps = aside.load(plan, flight, renew)
+    steps = aside.refresh(plan, flight) if renew else aside.load(plan, flight, renew=False)
     answer: Any = None
     try:
         while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Any, Final, Literal
 
-__all__ = ["ABSENT", "DEFAULT", "MISSING", "Default", "Entry", "Lease", "Missing", "Reading", "TaggedEntry"]
+__all__ = ["ABSENT", "DEFAULT", "MISSING", "Default", "Entry", "Lease", "Missing", "Reading", "TaggedEntry", "TaggedLease"]
 
 
 class _Sentinel(enum.Enum):
@@ -62,12 +62,19 @@ class Lease:
     """The right to fill one key, from before the load begins until anything else touches the key.
 
     A lease is valid while it stands at its key in the store, and a fill checks that atomically (Nishtala et al.,
-    "Scaling Memcache at Facebook", NSDI 2013, section 3.2.1). It carries no flag of its own: what voids it removes it.
+    "Scaling Memcache at Facebook", NSDI 2013, section 3.2.1). It has no content: it is equal only to itself, and what
+    voids it takes it away.
     """
+
+    __slots__ = ()
+
+
+class TaggedLease(Lease):
+    """A lease for an entry that is going to bear tags, so that an invalidation of one finds it."""
 
     __slots__ = ("key", "space", "tags")
 
-    def __init__(self, space: Any, key: Any, tags: tuple[str, ...] = ()) -> None:
+    def __init__(self, space: Any, key: Any, tags: tuple[str, ...]) -> None:
         self.space = space
         self.key = key
         self.tags = tags

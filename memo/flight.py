@@ -76,8 +76,8 @@ class Failure(Outcome):
 class Flight:
     """One call on its way, and the load in progress that it becomes if it leads.
 
-    Every caller that does not hit has one; `register` or `replace` makes it the one for its key. As long as it is not
-    registered nobody can join it.
+    Every caller that does not hit has one. It is registered, so that others can join it, when it stands at its key in
+    `space.flights`; `dict.setdefault` registers it, in one step in C, where there was none.
     """
 
     __slots__ = (
@@ -120,11 +120,6 @@ class Flight:
         self.thread = _get_ident()
         self.wakers: list[Callable[[], object]] = []  # appended to before `outcome` is looked at
         self.origins: tuple[Flight, ...] = ()  # flights whose loads wait for this one; guarded by _lock
-
-    def register(self) -> Flight:
-        """Return the flight that stands for this key: this one, if there was none."""
-        flight: Flight = self.space.flights.setdefault(self.key, self)
-        return flight
 
     def replace(self, other: Flight) -> bool:
         """Put this flight in the place of `other`; False if `other` no longer stands there."""

@@ -91,6 +91,7 @@ class Memoized:
         )
         if kind == "classmethod" and not positional:
             raise OptionError(f"{name}: a classmethod has a first parameter for the class")
+        self._direct = False
         self.store: Store | None = None
         self.space: Space | None = None
         self.wrapper: weakref.ref[Any] = lambda: None  # type: ignore[assignment]  # set by the decorator
@@ -129,6 +130,7 @@ class Memoized:
                 if self.first is not None:
                     self._raw_rest = self.keys.binding.raw(skip_first=True)
                 self.install(self._call_for(space), self._bound_call_for(space))
+                self._direct = space.raw and not self.method and not self.keys.explicit
                 self.space = space
         return self.space
 
@@ -147,7 +149,7 @@ class Memoized:
 
     def _call_for(self, space: Space) -> Callable[..., Any]:
         fast = self._fast(space) and not self.method
-        parts: dict[str, Any] = {"miss": functools.partial(self.miss, False)}
+        parts: dict[str, Any] = {"miss": self.miss}
         if fast:
             assert isinstance(space, Table)
             parts |= {"find": space.get, **self._parts(space)}
@@ -157,7 +159,7 @@ class Memoized:
         if self.first is None:
             return None
         fast = self._fast(space) and self.first not in self.keys.binding.ignored
-        parts: dict[str, Any] = {"miss": functools.partial(self.miss, True)}
+        parts: dict[str, Any] = {"miss": self.miss}
         if fast:
             assert isinstance(space, Table)
             parts |= {"tables": space.instances, **self._parts(space)}
@@ -171,7 +173,7 @@ class Memoized:
         Raises:
             UnkeyableError: an argument cannot be told apart safely.
         """
-        space = self.space or self.attached()
+        space = self.attached()
         keys = self.keys
         if keys.explicit:
             return space, keys.text(args, kwargs)
@@ -216,7 +218,11 @@ class Memoized:
             kwargs: likewise.
         """
         named = kwargs or _NONE
-        space, key = self.locate(args, named, bound)
+        space: Any = self.space
+        # What `locate` does, for most calls.
+        key = self._raw(*args, **named) if self._direct and not bound else None
+        if key is None:
+            space, key = self.locate(args, named, bound)
         first = None
         if space.local:
             # The shortcut for what generated code does not look up: a hit needs no flight.
@@ -224,8 +230,10 @@ class Memoized:
             if first.value is not MISSING:
                 self.counters.hits.tick()
                 return _ready(first.value) if self.is_async else first.value
-        call = self._flight(space, key, args, named)
-        return drivers.lookup_async(self.plan, call, first) if self.is_async else drivers.lookup(self.plan, call, first)
+        if self.is_async:
+            return drivers.lookup_async(self.plan, self._flight(space, key, args, named), first)
+        tags = self.tags_of(args, named) if self._tags else ()
+        return drivers.lookup(self.plan, Flight(space, key, args, named, tags, inside.get()), first)
 
     def _flight(self, space: Space, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tags = self.tags_of(args, kwargs) if self._tags else ()

@@ -144,7 +144,7 @@ class Binding:
         """Return the wrapper's `__call__`.
 
         Args:
-            parts: `miss(args, kwargs)`, which does the rest; for a fast one also `find` (or `tables`, by id of the
+            parts: `miss(bound, args, kwargs)`, which does the rest; for a fast one also `find` (or `tables`, by id of the
                 instance, for a bound one), `state`, `time`, `touch`, `hit` and `lock`.
             fast: look up the raw key in memory first.
             locked: take the lock for it: without a GIL the recency order is not safe to touch.
@@ -173,7 +173,7 @@ class Binding:
                 "   pass",
             ]
         lines.append(
-            f" return {'await ' if coroutine else ''}{p}miss({self._bound_call(instance if bound else None)})\n"
+            f" return {'await ' if coroutine else ''}{p}miss({bound}, {self._bound_call(instance if bound else None)})\n"
         )
         return self._make("\n".join(lines), parts)
 

@@ -98,7 +98,11 @@ def register_key_type(cls: type, encode: Callable[[Any], object]) -> None:
     Raises:
         OptionError: ``cls`` is not a class, or is ``object``, or ``encode`` cannot be called.
 
-    >>> register_key_type(Exception, lambda error: error.args)
+    >>> class Money:
+    ...     amount, currency = 5, "EUR"
+    >>> register_key_type(Money, lambda money: (money.amount, money.currency))
+    >>> encode(Money()).partition("(")[2]
+    "(5,'EUR'))"
     """
     if not isinstance(cls, type):
         raise OptionError(f"register_key_type(cls=...) takes a class, not {cls!r}")

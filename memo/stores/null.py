@@ -31,7 +31,7 @@ class NullSpace(Space):
         self.flights: dict[Any, Flight] = {}
         # One lease for all keys, replaced by every invalidation: a caller that comes after one joins no load from
         # before. That it also keeps callers of other keys from joining costs a load, never a wrong answer.
-        self._lease = Lease(self, None)
+        self._lease = Lease()
         self._instances: dict[int, NullSpace] = {}  # by id; an instance's death takes it out
         self._death: weakref.ref[Any] | None = None
         self.instance: str | None = None
@@ -56,16 +56,16 @@ class NullSpace(Space):
 
     def put(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> None:
         """Keep nothing; let nobody join a load that began before."""
-        self._lease = Lease(self, None)
+        self._lease = Lease()
 
     def remove(self, key: Any) -> bool:
         """Let nobody join a load that began before; there was no value."""
-        self._lease = Lease(self, None)
+        self._lease = Lease()
         return False
 
     def remove_all(self) -> None:
         """Let nobody join a load that began before."""
-        self._lease = Lease(self, None)
+        self._lease = Lease()
         self._instances.clear()
 
     def peek(self, key: Any) -> Any:

@@ -8,11 +8,12 @@ step, whatever interrupts the rest, and a hit needs no lock: `order.move_to_end(
 from __future__ import annotations
 
 import math
+import sys
 import weakref
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
-from ..entry import Entry, Lease, TaggedEntry
+from ..entry import Entry, Lease, TaggedEntry, TaggedLease
 from ..forks import fork_safe_lock
 
 if TYPE_CHECKING:
@@ -58,14 +59,14 @@ class Shelf:
     )
 
     def __init__(self, max_size: int | None, clock: Any, serializer: Any) -> None:
-        self.max_size = math.inf if max_size is None else max_size
+        self.max_size = sys.maxsize if max_size is None else max_size
         self.clock = clock
         self.serializer = serializer
         # Guards everything below but `latest`, and all tables and their leases. A hit moves its entry in `order`
         # without it: that is one step in C, under the GIL (a build without a GIL takes the lock).
         self.lock = fork_safe_lock()
         self.order: OrderedDict[Entry, None] = OrderedDict()  # least recently used first
-        self.tags: dict[str, set[TaggedEntry | Lease]] = {}
+        self.tags: dict[str, set[TaggedEntry | TaggedLease]] = {}
         self.tables: dict[Table, None] = {}  # of functions; those of instances hang on them
         self.dead: deque[Death] = deque()
         # The latest reading of the clock that a slow operation saw. Threads may write it out of order: it then lags
@@ -107,12 +108,14 @@ class Shelf:
             victims.append(old)
             self.unlink(old)
         while len(order) >= self.max_size:
-            victim = order.popitem(last=False)[0]
+            victim, _ = order.popitem(last=False)
             victims.append(victim)
-            if type(victim) is not Entry:
+            if type(victim) is TaggedEntry:
                 self.untag(victim)
-            if victim.space.get(victim.key) is victim:
-                victim.space.pop(victim.key, None)
+            # In nearly every case it is the victim; if another got there meanwhile, it goes back.
+            gone = victim.space.pop(victim.key, None)
+            if gone is not victim and gone is not None:
+                victim.space.setdefault(victim.key, gone)
             self.evictions += 1
         table[key] = entry
         order[entry] = None
@@ -128,18 +131,21 @@ class Shelf:
         self.untag(entry)
         return True
 
-    def tag(self, item: TaggedEntry | Lease, tags: tuple[str, ...]) -> None:
+    def tag(self, item: TaggedEntry | TaggedLease, tags: tuple[str, ...]) -> None:
         """Let an invalidation of the tags find an entry or a lease. The lock is held."""
         for tag in tags:
-            self.tags.setdefault(tag, set()).add(item)
+            bearers = self.tags.get(tag)
+            if bearers is None:
+                bearers = self.tags[tag] = set()
+            bearers.add(item)
 
     def untag(self, item: Entry | Lease) -> None:
         """Let invalidations of its tags no longer find an entry or a lease. The lock is held."""
-        if type(item) is not Entry:
-            for tag in item.tags:  # type: ignore[union-attr]  # what is no plain Entry has tags
+        if isinstance(item, (TaggedEntry, TaggedLease)):
+            for tag in item.tags:
                 bearers = self.tags.get(tag)
                 if bearers is not None:
-                    bearers.discard(item)  # type: ignore[arg-type]
+                    bearers.discard(item)
                     if not bearers:
                         self.tags.pop(tag, None)
 
@@ -147,7 +153,7 @@ class Shelf:
         """Take away the lease that stands at a key, if any. The lock is held."""
         if table.leases:
             lease = table.leases.pop(key, None)
-            if lease is not None and lease.tags:
+            if lease is not None:
                 self.untag(lease)
 
     def remove(self, table: Table, key: Any, now: float, victims: list[Any]) -> bool:
@@ -175,8 +181,7 @@ class Shelf:
     def empty_table(self, table: Table, victims: list[Any]) -> None:
         """Void all leases of a table and remove all its entries. The lock is held."""
         for lease in table.leases.values():
-            if lease.tags:
-                self.untag(lease)
+            self.untag(lease)
         table.leases.clear()
         entries = list(table.values())
         victims.append(entries)
@@ -211,7 +216,7 @@ class Shelf:
         for item in self.tags.pop(tag, ()):
             victims.append(item)
             self.untag(item)
-            if isinstance(item, Lease):
+            if isinstance(item, TaggedLease):
                 if item.space.leases.get(item.key) is item:
                     del item.space.leases[item.key]
                 continue

@@ -12,7 +12,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..entry import ABSENT, DEFAULT, MISSING, Entry, Lease, Reading, TaggedEntry
+from ..entry import ABSENT, DEFAULT, MISSING, Entry, Lease, Reading, TaggedEntry, TaggedLease
 from ..errors import UnkeyableError
 from .base import Space
 from .shelf import Death, Shelf
@@ -92,29 +92,29 @@ class Table(dict[Any, Entry], Space):
 
     def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
         """Return the value at `key`, else a lease: the one that stands there or a new one."""
+        if not renew and key in self:
+            entry = self._alive(key)
+            if entry is not None:
+                value = self._decoded(entry)
+                if value is not MISSING:
+                    return Reading(value)
+        if not tags and not renew:
+            # No lock: this is one step in C. An invalidation takes it away again or came before the load began; a
+            # value that another caller has stored since the look above costs a second load, nothing else.
+            return Reading(MISSING, self.leases.setdefault(key, Lease()))
         shelf = self.shelf
-        while True:
-            if not renew and key in self:
-                entry = self._alive(key)
-                if entry is not None:
-                    value = self._decoded(entry)
-                    if value is not MISSING:
-                        return Reading(value)
-            with shelf.lock:
-                if not renew and key in self:
-                    continue  # it came between the look and the lock
-                if renew:
-                    shelf.void(self, key)
-                lease = self.leases.get(key)
-                if lease is None:
-                    lease = self.leases[key] = Lease(self, key, tags)
-                    if tags:
-                        shelf.tag(lease, tags)
-                elif lease.tags != tags:
-                    # Parameters left out of the key may give one key other tags: an invalidation of any voids it.
-                    lease.tags = tuple(dict.fromkeys(lease.tags + tags))
-                    shelf.tag(lease, lease.tags)
-            return Reading(MISSING, lease)
+        with shelf.lock:
+            if renew:
+                shelf.void(self, key)
+            lease = self.leases.get(key)
+            if type(lease) is TaggedLease:
+                # Parameters left out of the key may give one key other tags: an invalidation of any voids it.
+                lease.tags = tuple(dict.fromkeys(lease.tags + tags))
+            else:
+                lease = self.leases[key] = TaggedLease(self, key, tags) if tags else Lease()
+            if isinstance(lease, TaggedLease):
+                shelf.tag(lease, lease.tags)
+        return Reading(MISSING, lease)
 
     def fill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
         """Store a value if the lease still stands."""
@@ -125,7 +125,7 @@ class Table(dict[Any, Entry], Space):
             if self.leases.get(key, MISSING) is not lease:
                 return False
             del self.leases[key]
-            if lease.tags:
+            if tags:
                 shelf.untag(lease)
             shelf.insert(entry, victims)
             if shelf.dead:
@@ -164,7 +164,15 @@ class Table(dict[Any, Entry], Space):
             value = shelf.serializer.dumps(value)
         if ttl is DEFAULT:
             ttl = self.default_ttl
-        fresh_until = math.inf if ttl is None else shelf.tick() + ttl
+        if ttl is None:
+            fresh_until = math.inf
+        else:
+            now = shelf.clock.monotonic()
+            if now < shelf.latest:
+                now = shelf.tick()  # it may really have run backwards
+            else:
+                shelf.latest = now
+            fresh_until = now + ttl
         return TaggedEntry(self, key, value, fresh_until, tags) if tags else Entry(self, key, value, fresh_until)
 
     def _decoded(self, entry: Entry) -> Any:
