@@ -161,14 +161,14 @@ class Flight:
         2. leader writes the outcome     or    2. leader finds no waker
         3. leader wakes it                     3. waiter appends its waker, sees the outcome, does not sleep
         """
+        flights, key, wakers = self.space.flights, self.key, self.wakers
         with _lock:
-            flights = self.space.flights
-            if flights.get(self.key) is self:
-                del flights[self.key]
+            if flights.get(key) is self:
+                del flights[key]
         if self.outcome is None:
             self.outcome = outcome
-        while self.wakers:
-            self.wakers.pop()()
+        while wakers:
+            wakers.pop()()
 
     def wait_from(self, origin: Flight | None, name: str) -> None:
         """Note that a load within `origin` is about to wait for this flight; taken back by `done_waiting`.

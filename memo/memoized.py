@@ -18,7 +18,7 @@ from typing import Any
 from . import drivers
 from .aside import Plan
 from .clock import SYSTEM, seconds
-from .entry import MISSING
+from .entry import ABSENT, MISSING
 from .errors import OptionError, UnkeyableError
 from .flight import Flight, TaskFlight, inside
 from .forks import fork_safe_lock
@@ -130,7 +130,7 @@ class Memoized:
                 if self.first is not None:
                     self._raw_rest = self.keys.binding.raw(skip_first=True)
                 self.install(self._call_for(space), self._bound_call_for(space))
-                self._direct = space.raw and not self.method and not self.keys.explicit
+                self._direct = self._fast(space) and not self.method
                 self.space = space
         return self.space
 
@@ -219,15 +219,15 @@ class Memoized:
         """
         named = kwargs or _NONE
         space: Any = self.space
-        # What `locate` does, for most calls.
+        # What `locate` does, for most calls; and for them generated code has looked already. If it was wrong, since the
+        # entry came a moment later, the algorithm's second look will find it.
         key = self._raw(*args, **named) if self._direct and not bound else None
+        first: Any = ABSENT
         if key is None:
             space, key = self.locate(args, named, bound)
-        first = None
-        if space.local:
-            # The shortcut for what generated code does not look up: a hit needs no flight.
-            first = space.read(key)
-            if first.value is not MISSING:
+            first = space.read(key) if space.local else None
+            if first is not None and first.value is not MISSING:
+                # A hit needs no flight.
                 self.counters.hits.tick()
                 return _ready(first.value) if self.is_async else first.value
         if self.is_async:

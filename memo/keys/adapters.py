@@ -269,7 +269,7 @@ def _items(array: Any, walk: Walk) -> str:
         # Field by field: the gaps between the fields hold whatever was there before.
         return f"({','.join(_items(array[name], walk) for name in dtype.names)})"
     if dtype.kind == "O":
-        return _digest_texts(walk(item) for item in array.ravel().tolist())
+        return _digest_texts(map(walk, array.ravel().tolist()))
     if dtype.char in "gG":
         raise UnkeyableError("a numpy longdouble holds bytes of no meaning: convert the array with astype(float)")
     plain = numpy.ascontiguousarray(array)
@@ -311,18 +311,21 @@ def _pandas_dtype(dtype: Any, walk: Walk) -> str:
     return f"{name}({walk(str(dtype))})"
 
 
-def _column(array: Any, walk: Walk) -> str:
+def _column(column: Any, walk: Walk) -> str:
+    """Encode the dtype and the items of a series, an index or an extension array."""
     numpy: Any = sys.modules["numpy"]
-    dtype = array.dtype
+    dtype = column.dtype
+    kind = type(dtype).__name__
     if issubclass(type(dtype), numpy.dtype):
-        items = _items(numpy.asarray(array), walk)
-    elif type(dtype).__name__ == "CategoricalDtype":
-        items = _items(numpy.asarray(array.codes), walk)
-    elif type(dtype).__name__ == "DatetimeTZDtype":
-        items = f"{walk(dtype.tz)},{_items(numpy.asarray(array.tz_convert(None)), walk)}"
+        items = _items(numpy.asarray(column), walk)
+    elif kind == "CategoricalDtype":
+        items = _items(numpy.asarray(getattr(column, "array", column).codes), walk)
+    elif kind == "DatetimeTZDtype":
+        naive = getattr(column, "array", column).tz_convert(None)
+        items = f"{walk(dtype.tz)},{_items(numpy.asarray(naive), walk)}"
     else:
         # Masked, text, period, interval and Arrow columns: what stands under a mask is of no meaning, so by item.
-        items = _digest_texts(walk(item) for item in array)
+        items = _digest_texts(map(walk, numpy.asarray(column, dtype=object).tolist()))
     return f"{_pandas_dtype(dtype, walk)},{items}"
 
 
@@ -334,7 +337,7 @@ def _labels(index: Any, walk: Walk) -> str:
     elif name == "RangeIndex":
         content = f"{index.start},{index.stop},{index.step}"
     else:
-        content = _column(index.array, walk)
+        content = _column(index, walk)
     return f"{name}({walk(list(index.names))},{walk(getattr(index, 'freqstr', None))},{content})"
 
 
@@ -343,13 +346,13 @@ def _index(value: Any, walk: Walk) -> str:
 
 
 def _series(value: Any, walk: Walk) -> str:
-    parts = [_labels(value.index, walk), walk(value.name), walk(value.attrs), _column(value.array, walk)]
+    parts = [_labels(value.index, walk), walk(value.name), walk(value.attrs), _column(value, walk)]
     return f"pandas.Series({len(value)},{_digest_texts(parts)})"
 
 
 def _frame(value: Any, walk: Walk) -> str:
     parts = [_labels(value.columns, walk), _labels(value.index, walk), walk(value.attrs)]
-    parts += [_column(value.iloc[:, place].array, walk) for place in range(value.shape[1])]
+    parts += [_column(value.iloc[:, place], walk) for place in range(value.shape[1])]
     return f"pandas.DataFrame({walk(value.shape)},{_digest_texts(parts)})"
 
 

@@ -147,25 +147,24 @@ class MemoryStore(Store):
         """
         checked_amount(amount)
         shelf, serializer = self._shelf, self._shelf.serializer
-        fresh: Entry = self._plain._entry(checked_key(key), amount, DEFAULT, ())
         while True:
             now = shelf.tick()
+            with shelf.lock:
+                entry = self._plain.get(checked_key(key))
+                alive = entry is not None and shelf.alive(entry, now)
+                number = entry.value if entry is not None and alive else None
+            # A serializer is the user's code, so it runs outside of the lock, and then we look again.
+            if alive and serializer is not None:
+                number = serializer.loads(number)
+            if alive and type(number) not in (int, float):
+                raise ValueError(f"increment({key!r}): there is a {type(number).__name__}, which is not a number")
+            total = number + amount if alive else amount
+            value = total if serializer is None else serializer.dumps(total)
+            until = entry.fresh_until if entry is not None and alive else now + (self.default_ttl or math.inf)
             victims: list[Any] = []
             with shelf.lock:
-                entry = self._plain.get(key)
-                if not shelf.alive(entry, now):
-                    shelf.insert(fresh, victims)
-                    return amount
-            assert entry is not None
-            number = entry.value if serializer is None else serializer.loads(entry.value)
-            if type(number) not in (int, float):
-                raise ValueError(f"increment({key!r}): there is a {type(number).__name__}, which is not a number")
-            total = number + amount
-            value = total if serializer is None else serializer.dumps(total)
-            with shelf.lock:
-                # The number was read outside of the lock, since a serializer is the user's code: look again.
-                if self._plain.get(key) is entry and entry in shelf.order:
-                    shelf.insert(Entry(self._plain, key, value, entry.fresh_until), victims)
+                if self._plain.get(key) is entry and (not alive or entry in shelf.order):
+                    shelf.insert(Entry(self._plain, key, value, until), victims)
                     return total
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:

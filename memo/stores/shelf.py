@@ -107,6 +107,17 @@ class Shelf:
             old = table[key]
             victims.append(old)
             self.unlink(old)
+        if len(order) >= self.max_size:
+            self.evict(victims)
+        table[key] = entry
+        order[entry] = None
+        if type(entry) is TaggedEntry:
+            self.tag(entry, entry.tags)
+        self.sets += 1
+
+    def evict(self, victims: list[Any]) -> None:
+        """Make room for one more entry. The lock is held."""
+        order = self.order
         while len(order) >= self.max_size:
             victim, _ = order.popitem(last=False)
             victims.append(victim)
@@ -117,11 +128,6 @@ class Shelf:
             if gone is not victim and gone is not None:
                 victim.space.setdefault(victim.key, gone)
             self.evictions += 1
-        table[key] = entry
-        order[entry] = None
-        if type(entry) is TaggedEntry:
-            self.tag(entry, entry.tags)
-        self.sets += 1
 
     def unlink(self, entry: Entry) -> bool:
         """Make an entry a corpse; return whether it was none. The lock is held."""

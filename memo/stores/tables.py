@@ -118,15 +118,34 @@ class Table(dict[Any, Entry], Space):
 
     def fill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
         """Store a value if the lease still stands."""
+        return self._write(key, lease, value, ttl, tags)
+
+    def _write(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool:
+        """Store a value; with a lease only if that stands. This is the price of a miss, so it is written out."""
         shelf = self.shelf
-        entry = self._entry(key, value, ttl, tags)
+        if shelf.serializer is not None:
+            value = shelf.serializer.dumps(value)
+        if ttl is DEFAULT:
+            ttl = self.default_ttl
+        if ttl is None:
+            fresh_until = math.inf
+        else:
+            now = shelf.clock.monotonic()
+            if now < shelf.latest:
+                now = shelf.tick()  # it may really have run backwards
+            else:
+                shelf.latest = now
+            fresh_until = now + ttl
+        entry = TaggedEntry(self, key, value, fresh_until, tags) if tags else Entry(self, key, value, fresh_until)
         victims: list[Any] = []
         with shelf.lock:
-            if self.leases.get(key, MISSING) is not lease:
+            standing = self.leases.pop(key, None)
+            if lease is not None and standing is not lease:
+                if standing is not None:
+                    self.leases[key] = standing  # a later load's: it may still fill
                 return False
-            del self.leases[key]
-            if tags:
-                shelf.untag(lease)
+            if type(standing) is TaggedLease:
+                shelf.untag(standing)
             shelf.insert(entry, victims)
             if shelf.dead:
                 shelf.bury(victims)
@@ -158,23 +177,6 @@ class Table(dict[Any, Entry], Space):
             shelf.expire(entry, victims)
         return None
 
-    def _entry(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> Entry:
-        shelf = self.shelf
-        if shelf.serializer is not None:
-            value = shelf.serializer.dumps(value)
-        if ttl is DEFAULT:
-            ttl = self.default_ttl
-        if ttl is None:
-            fresh_until = math.inf
-        else:
-            now = shelf.clock.monotonic()
-            if now < shelf.latest:
-                now = shelf.tick()  # it may really have run backwards
-            else:
-                shelf.latest = now
-            fresh_until = now + ttl
-        return TaggedEntry(self, key, value, fresh_until, tags) if tags else Entry(self, key, value, fresh_until)
-
     def _decoded(self, entry: Entry) -> Any:
         serializer = self.shelf.serializer
         if serializer is None:
@@ -189,14 +191,7 @@ class Table(dict[Any, Entry], Space):
 
     def put(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> None:
         """Store a value and void the lease."""
-        entry = self._entry(key, value, ttl, tags)
-        victims: list[Any] = []
-        shelf = self.shelf
-        with shelf.lock:
-            shelf.void(self, key)
-            shelf.insert(entry, victims)
-            if shelf.dead:
-                shelf.bury(victims)
+        self._write(key, None, value, ttl, tags)
 
     def remove(self, key: Any) -> bool:
         """Remove the value at `key` and void the lease."""
