@@ -63,7 +63,9 @@ def _parsed(url: str) -> tuple[type[Store], dict[str, Any]]:
         # The rest of a URL may hold a password.
         raise OptionError(f"store={url[: len(parts.scheme) + 3]!r}: allowed are 'default', 'memory://' and 'null://'")
     if "://" not in url or parts.netloc or parts.path:
-        raise OptionError(f"store={url!r}: a {parts.scheme} URL has no host and no path: '{parts.scheme}://?name=value'")
+        raise OptionError(
+            f"store={url!r}: a {parts.scheme} URL has no host and no path: '{parts.scheme}://?name=value'"
+        )
     unknown = sorted(options.keys() - known.keys())
     if unknown:
         raise OptionError(f"store={url!r}: no option is called {unknown[0]!r}; allowed are {sorted(known)}")

@@ -5,7 +5,18 @@ from __future__ import annotations
 import enum
 from typing import Any, Final, Literal
 
-__all__ = ["ABSENT", "DEFAULT", "MISSING", "Default", "Entry", "Lease", "Missing", "Reading", "TaggedEntry", "TaggedLease"]
+__all__ = [
+    "ABSENT",
+    "DEFAULT",
+    "MISSING",
+    "Default",
+    "Entry",
+    "Lease",
+    "Missing",
+    "Reading",
+    "TaggedEntry",
+    "TaggedLease",
+]
 
 
 class _Sentinel(enum.Enum):

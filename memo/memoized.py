@@ -99,7 +99,9 @@ class Memoized:
 
     def _checked_tags(self, tags: Any) -> tuple[tuple[str, Template], ...]:
         if isinstance(tags, str) or not isinstance(tags, (tuple, list)):
-            raise OptionError(f"{self.name}: tags={tags!r}: allowed is a tuple of texts, as in ('users', 'user:{{id}}')")
+            raise OptionError(
+                f"{self.name}: tags={tags!r}: allowed is a tuple of texts, as in ('users', 'user:{{id}}')"
+            )
         try:
             names = checked_tags(tags)
         except OptionError as error:

@@ -111,7 +111,18 @@ class StoreStats:
 class FunctionCounters:
     """The live counters of one decorated function."""
 
-    __slots__ = ("_durations", "_errors", "_load_seconds", "_loads", "hits", "misses", "name", "refused", "uncached", "waits")
+    __slots__ = (
+        "_durations",
+        "_errors",
+        "_load_seconds",
+        "_loads",
+        "hits",
+        "misses",
+        "name",
+        "refused",
+        "uncached",
+        "waits",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name

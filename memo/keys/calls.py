@@ -147,9 +147,7 @@ class CallKeys:
         OptionError: one of these is not allowed.
     """
 
-    def __init__(
-        self, function: Any, *, key: Any, ignore: Any, namespace: str | None, version: Any, name: str
-    ) -> None:
+    def __init__(self, function: Any, *, key: Any, ignore: Any, namespace: str | None, version: Any, name: str) -> None:
         self.name = name
         try:
             signature = inspect.signature(function)
@@ -289,4 +287,3 @@ class CallKeys:
 
 
 _NOTHING = object()
-

@@ -1,0 +1,39 @@
+"""Profiles for Hypothesis, and a clean process-wide state for every test."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from memo import config
+from memo.testing import ManualClock
+
+_COMMON = {
+    "deadline": None,
+    "print_blob": True,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+settings.register_profile("quick", max_examples=100, stateful_step_count=40, derandomize=True, database=None, **_COMMON)
+settings.register_profile("nightly", max_examples=5_000, stateful_step_count=80, **_COMMON)
+
+NIGHTLY = os.environ.get("MEMO_PROFILE") == "nightly"
+settings.load_profile("nightly" if NIGHTLY else "quick")
+
+
+def pytest_report_header() -> str:
+    return f"memo profile: {'nightly' if NIGHTLY else 'quick'}"
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(start=1_000.0)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_default_store():
+    """Stores that were made for a name or a URL do not outlive the test."""
+    config._stores.clear()
+    yield
+    config._stores.clear()
