@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import Any, Final
+from typing import Any, Final, final
 
 from .entry import MISSING, Reading
 from .flight import Failure, Flight, Outcome
@@ -64,10 +64,12 @@ class Plan:
     wait_timeout: float | None
 
 
+@final
 class Read:
     """Read the key; the answer is a Reading."""
 
 
+@final
 class Take:
     """Read the key and take the lease that stands there, a new one if none does; the answer is a Reading."""
 
@@ -77,10 +79,12 @@ class Take:
         self.renew = renew  # take a new lease even if a value or another lease is there, and void that
 
 
+@final
 class Call:
     """Call the user's function; the answer is an Outcome."""
 
 
+@final
 class Fill:
     """Store a value if the lease still stands; the answer is whether it did, or None if the store failed."""
 
@@ -92,6 +96,7 @@ class Fill:
         self.ttl = ttl
 
 
+@final
 class Release:
     """Give back a lease that is not going to be used; the answer is ignored."""
 
@@ -102,6 +107,7 @@ class Release:
         self.remove = remove  # also remove the value that the result would have replaced
 
 
+@final
 class Load:
     """Perform `load` for the caller; the answer is its Outcome."""
 
@@ -111,6 +117,7 @@ class Load:
         self.joinable = joinable  # the caller's flight is registered, and others may be waiting for it
 
 
+@final
 class Wait:
     """Wait for a flight; the answer is its Outcome, TIMED_OUT or GONE."""
 
@@ -213,7 +220,7 @@ def load(plan: Plan, flight: Flight, renew: bool) -> Generator[Command, Any, Out
         return outcome
     try:
         ttl = plan.policy.judge(value)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the result is there, whatever the user's callable does
         counters.error("policy", error, "the result is returned and not stored: mend the callable given as option")
         ttl = NOT_KEPT
     if ttl is NOT_KEPT:

@@ -102,7 +102,7 @@ class _Helpers:
         return memoized.store
 
 
-class _Cached(_Helpers, wrapt.FunctionWrapper):  # type: ignore[misc,type-arg]  # wrapt's own generics are not ours
+class _Cached(_Helpers, wrapt.FunctionWrapper):  # type: ignore[type-arg]  # wrapt's own generics are not ours
     """The wrapper; each decorated function's is a subclass of it."""
 
     _self_memoized: Memoized
@@ -168,7 +168,7 @@ class _Bound(_Helpers):
         return str(self._memoized.plan.function.__name__)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other.__self__ is self.__self__  # type: ignore[attr-defined]
+        return type(other) is type(self) and other.__self__ is self.__self__
 
     def __hash__(self) -> int:
         return hash((id(self.__self__), type(self)))
@@ -192,7 +192,7 @@ def _wrap(function: Any, options: dict[str, Any]) -> Any:
         kind, inner = type(function).__name__, function.__func__
     memoized = Memoized(inner, kind, partial(resolve_store, options["store"]), options)
 
-    bound_class = type("Bound", (_Bound,), {"__slots__": (), "_memoized": memoized})
+    bound_class: Any = type("Bound", (_Bound,), {"__slots__": (), "_memoized": memoized})
 
     if kind == "staticmethod":
 
@@ -226,13 +226,13 @@ def _wrap(function: Any, options: dict[str, Any]) -> Any:
         return generated(self, *args, **kwargs)
 
     # A static method: the wrapper is not among the arguments, whatever the function's parameters are called.
-    cls = type("Cached", (_Cached,), {"__get__": get, "__call__": staticmethod(call)})
-    bound_class.__call__ = bound_call  # type: ignore[attr-defined]
+    cls: Any = type("Cached", (_Cached,), {"__get__": get, "__call__": staticmethod(call)})
+    bound_class.__call__ = bound_call
 
     def install(generated: Any, bound_generated: Any) -> None:
         if bound_generated is not None:
-            bound_class.__call__ = bound_generated  # type: ignore[attr-defined]
-        cls.__call__ = staticmethod(generated)  # type: ignore[attr-defined]
+            bound_class.__call__ = bound_generated
+        cls.__call__ = staticmethod(generated)
 
     wrapper = cls(inner, call)
     wrapper._self_memoized = memoized

@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import aside
 from .aside import GONE, TIMED_OUT, Call, Fill, Load, Plan, Read, Take, Wait
@@ -139,7 +139,7 @@ async def lookup_async(plan: Plan, mine: TaskFlight, first: Reading | None) -> A
                 command.flight.wait_from(mine.parent, plan.name)
                 try:
                     plan.counters.waits.tick()
-                    answer = await _await(command.flight, plan.wait_timeout)
+                    answer = await _await(cast(TaskFlight, command.flight), plan.wait_timeout)
                 finally:
                     command.flight.done_waiting(mine.parent)
             else:
@@ -259,7 +259,7 @@ def _land(landed: asyncio.Future[None]) -> None:
 # -- the store: a failure of its own is counted, and the call goes on without it ---------------------------------------
 
 
-def _perform(plan: Plan, flight: Flight, command: aside.StoreCommand) -> Any:
+def _perform(plan: Plan, flight: Flight, command: Any) -> Any:
     space = flight.space
     try:
         if type(command) is Take:
@@ -273,7 +273,7 @@ def _perform(plan: Plan, flight: Flight, command: aside.StoreCommand) -> Any:
         return _failed(plan, command, error)
 
 
-async def _aperform(plan: Plan, flight: Flight, command: aside.StoreCommand) -> Any:
+async def _aperform(plan: Plan, flight: Flight, command: Any) -> Any:
     space = flight.space
     if space.local:
         return _perform(plan, flight, command)
@@ -289,7 +289,7 @@ async def _aperform(plan: Plan, flight: Flight, command: aside.StoreCommand) -> 
         return _failed(plan, command, error)
 
 
-def _failed(plan: Plan, command: aside.StoreCommand, error: Exception) -> Any:
+def _failed(plan: Plan, command: Any, error: Exception) -> Any:
     kind = type(command).__name__.lower()
     plan.counters.error(kind, error, "the store failed, and the call goes on without it")
     return ABSENT if type(command) in (Read, Take) else None

@@ -114,6 +114,7 @@ class Flight:
         self.kwargs = kwargs
         self.tags = tags
         self.parent = parent
+        self.lease: Any = None
         self.begun = False  # True: `lease` is what the load has; written by the leader alone, `lease` first
         self.outcome: Outcome | None = None  # written once, by `settle`, before it wakes anyone
         self.process = _process

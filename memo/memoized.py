@@ -91,7 +91,7 @@ class Memoized:
         )
         if kind == "classmethod" and not positional:
             raise OptionError(f"{name}: a classmethod has a first parameter for the class")
-        self._direct = False
+        self._direct = False  # generated code has looked before `miss` is called
         self.store: Store | None = None
         self.space: Space | None = None
         self.wrapper: weakref.ref[Any] = lambda: None  # type: ignore[assignment]  # set by the decorator

@@ -159,7 +159,7 @@ class FunctionCounters:
         if count == 1:
             try:
                 logger.warning("%s: %s (%s); %s", self.name, kind, type(error).__name__, advice)
-            except Exception:  # a logging handler that fails must not fail the call
+            except Exception:  # noqa: BLE001 - a logging handler that fails must not fail the call
                 with _lock:
                     self._errors["logging"] = self._errors.get("logging", 0) + 1
 

@@ -144,8 +144,8 @@ class Binding:
         """Return the wrapper's `__call__`.
 
         Args:
-            parts: `miss(bound, args, kwargs)`, which does the rest; for a fast one also `find` (or `tables`, by id of the
-                instance, for a bound one), `state`, `time`, `touch`, `hit` and `lock`.
+            parts: `miss(bound, args, kwargs)`, which does the rest; for a fast one also `find` (for a bound one `tables`,
+                by id of the instance), `state`, `time`, `touch`, `hit` and `lock`.
             fast: look up the raw key in memory first.
             locked: take the lock for it: without a GIL the recency order is not safe to touch.
             bound: a method of the bound class: the first parameter is the instance that it holds.
@@ -172,9 +172,8 @@ class Binding:
                 f"  except {p}Exception:",
                 "   pass",
             ]
-        lines.append(
-            f" return {'await ' if coroutine else ''}{p}miss({bound}, {self._bound_call(instance if bound else None)})\n"
-        )
+        call = self._bound_call(instance if bound else None)
+        lines.append(f" return {'await ' if coroutine else ''}{p}miss({bound}, {call})\n")
         return self._make("\n".join(lines), parts)
 
     def _make(self, source: str, parts: dict[str, Any]) -> Callable[..., Any]:

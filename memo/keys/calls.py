@@ -191,7 +191,7 @@ class CallKeys:
     def _label(self, text: Any, option: str) -> str:
         if not isinstance(text, str) or not _LABEL.fullmatch(text):
             raise OptionError(
-                f"{self.name}: {option}={text!r}: allowed is text without spaces, quotes, brackets and any of *?^\\@#%,="
+                f"{self.name}: {option}={text!r}: allowed is text without spaces, quotes, brackets and *?^\\@#%,="
             )
         return text
 
@@ -233,15 +233,14 @@ class CallKeys:
         pieces = [] if instance is None else [instance]
         skip = 0 if instance is None else 1
         named = len(binding.positional)
-        for name, value in zip(binding.positional[skip:], args[skip:named]):
+        for name, value in zip(binding.positional[skip:], args[skip:named], strict=True):
             if name not in binding.ignored:
                 pieces.append(self._encoded(name, value))
         if binding.var_positional and binding.var_positional not in binding.ignored:
             pieces.extend(self._encoded(binding.var_positional, value) for value in args[named:])
         if kwargs:
-            for name in binding.keyword_only:
-                if name not in binding.ignored:
-                    pieces.append(f"{name}={self._encoded(name, kwargs[name])}")
+            named_only = [name for name in binding.keyword_only if name not in binding.ignored]
+            pieces.extend(f"{name}={self._encoded(name, kwargs[name])}" for name in named_only)
             if binding.var_keyword and binding.var_keyword not in binding.ignored:
                 for name in sorted(kwargs.keys() - set(binding.keyword_only)):
                     written = name if name.isidentifier() and name.isascii() else encode(name)
@@ -252,7 +251,7 @@ class CallKeys:
         """Return the bound values by parameter, as templates see them."""
         binding = self.binding
         named = len(binding.positional)
-        values: dict[str, Any] = dict(zip(binding.positional, args))
+        values: dict[str, Any] = dict(zip(binding.positional, args, strict=False))
         if binding.var_positional:
             values[binding.var_positional] = args[named:]
         if kwargs is not None:

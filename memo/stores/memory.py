@@ -122,7 +122,8 @@ class MemoryStore(Store):
 
     def delete(self, key: str) -> bool:
         """Remove the value at `key`, a decorated function's too; return whether there was one."""
-        return any([table.remove(place) for table, place in self._places(checked_key(key))])
+        removed = [table.remove(place) for table, place in self._places(checked_key(key))]
+        return any(removed)
 
     def exists(self, key: str) -> bool:
         """Return whether there is a value at `key`; its place in the order of use does not change."""
@@ -152,7 +153,7 @@ class MemoryStore(Store):
             with shelf.lock:
                 entry = self._plain.get(checked_key(key))
                 alive = entry is not None and shelf.alive(entry, now)
-                number = entry.value if entry is not None and alive else None
+                number: Any = entry.value if entry is not None and alive else None
             # A serializer is the user's code, so it runs outside of the lock, and then we look again.
             if alive and serializer is not None:
                 number = serializer.loads(number)
@@ -160,7 +161,7 @@ class MemoryStore(Store):
                 raise ValueError(f"increment({key!r}): there is a {type(number).__name__}, which is not a number")
             total = number + amount if alive else amount
             value = total if serializer is None else serializer.dumps(total)
-            until = entry.fresh_until if entry is not None and alive else now + (self.default_ttl or math.inf)
+            until = now + (self.default_ttl or math.inf) if entry is None or not alive else entry.fresh_until
             victims: list[Any] = []
             with shelf.lock:
                 if self._plain.get(key) is entry and (not alive or entry in shelf.order):
@@ -218,7 +219,8 @@ class MemoryStore(Store):
     def keys(self, pattern: str = "*") -> list[str]:
         """Return the keys of living entries that match, those of decorated functions as `key_for` writes them."""
         matches = compile_pattern(pattern).match
-        shelf, texts = self._shelf, {}
+        shelf = self._shelf
+        texts: dict[str, None] = {}
         now = shelf.tick()
         for table in self._tables():
             with shelf.lock:
@@ -230,7 +232,7 @@ class MemoryStore(Store):
         return list(texts)
 
     def delete_pattern(self, pattern: str) -> int:
-        """Remove the values whose keys match, and let no load that is under way fill one; return how many there were."""
+        """Remove the values whose keys match, and let no load under way fill one; return how many there were."""
         matches = compile_pattern(pattern).match
         shelf, removed = self._shelf, 0
         for table in self._tables():

@@ -89,7 +89,7 @@ class Sweeper:
             store = due.pop()
             try:
                 removed += store.cleanup()
-            except Exception:
+            except Exception:  # noqa: BLE001 - one store's trouble is not the others'
                 logger.exception("a store's cleanup failed; the next one is in %s seconds", store.cleanup_interval)
             del store
         return removed

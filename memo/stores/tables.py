@@ -70,9 +70,10 @@ class Table(dict[Any, Entry], Space):
         self.deaths: tuple[Any, ...] = ()
         self.counters: tuple[Counter, Counter] | None = None  # hits and misses, in a function's own table
 
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__  # type: ignore[assignment]
-    __ne__ = object.__ne__  # type: ignore[assignment]
+    # By identity, not by content as dicts compare.
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
 
     async def _run(self, method: Callable[..., Any], *args: Any) -> Any:
         return method(*args)
@@ -254,7 +255,7 @@ class Table(dict[Any, Entry], Space):
         except TypeError:
             raise UnkeyableError(
                 f"{self.shape.label}: {kind.__module__}.{kind.__qualname__} counts by identity but cannot be weakly "
-                f"referenced, so it would never be freed: add '__weakref__' to its __slots__, or give it __cache_key__()"
+                f"referenced, so it would never be freed: add '__weakref__' to its __slots__, or __cache_key__() to it"
             ) from None
         return self.instances.setdefault(ident, table)
 
