@@ -1,23 +1,26 @@
 """memo: decorator-driven memoization, for def and async def, over pluggable stores."""
 
+from .cached import Cached
 from .clock import WallClock
 from .decorator import cache_aside
 from .entry import DEFAULT, MISSING
 from .errors import MemoError, OptionError, RecursiveLoadError, SnapshotError, StoreError, UnkeyableError
 from .keys import register_key_type
-from .stores import MemoryStore, NullStore, escape_pattern
+from .stores import MemoryStore, NullStore, Store, escape_pattern
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "DEFAULT",
     "MISSING",
+    "Cached",
     "MemoError",
     "MemoryStore",
     "NullStore",
     "OptionError",
     "RecursiveLoadError",
     "SnapshotError",
+    "Store",
     "StoreError",
     "UnkeyableError",
     "WallClock",

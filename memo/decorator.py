@@ -25,7 +25,7 @@ from .stats import FunctionStats
 from .stores import Store
 
 if TYPE_CHECKING:
-    from .cached import Bound, Cached
+    from .cached import Cached
 
 __all__ = ["cache_aside"]
 

@@ -144,8 +144,8 @@ class Binding:
         """Return the wrapper's `__call__`.
 
         Args:
-            parts: `miss(bound, args, kwargs)`, which does the rest; for a fast one also `find` (for a bound one `tables`,
-                by id of the instance), `state`, `time`, `touch`, `hit` and `lock`.
+            parts: `miss(bound, args, kwargs)`, which does the rest; for a fast one also `find` (or, for a
+                bound one, `tables` by id of the instance), `state`, `time`, `touch`, `hit` and `lock`.
             fast: look up the raw key in memory first.
             locked: take the lock for it: without a GIL the recency order is not safe to touch.
             bound: a method of the bound class: the first parameter is the instance that it holds.

@@ -1,8 +1,9 @@
 """Entries in the order of their last use: the lock, the clock and the tags of one memory store; no keys, no functions.
 
-An entry is alive if it is in `order` and its time is not over. A table (see `tables`) leads from a key to an entry,
-but an entry that is not in `order` any more is a corpse, wherever it is found, and reads as absent. So to remove one is a single
-step, whatever interrupts the rest, and a hit needs no lock: `order.move_to_end(entry)` raises a KeyError for a corpse.
+An entry is alive if it is in `order` and its time is not over. A table (see `tables`) leads from a key to an entry, but
+one that is not in `order` any more is a corpse, wherever it is found, and reads as absent. So to remove an entry is one
+single step, whatever interrupts the rest, and a hit needs no lock: `order.move_to_end(entry)` raises a KeyError for a
+corpse.
 """
 
 from __future__ import annotations

@@ -1,0 +1,135 @@
+"""Read by type checkers, never run: what mypy --strict and pyright see of a decorated function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+from typing_extensions import assert_type
+
+from memo import MISSING, MemoryStore, cache_aside
+
+T = TypeVar("T")
+
+
+@cache_aside
+def bare(x: int, y: str = "a") -> float:
+    return float(x)
+
+
+@cache_aside(ttl=60, key="user:{x}", tags=("users",), store=MemoryStore(), wait_timeout=timedelta(seconds=1))
+def options(x: int, *, flag: bool = False) -> list[str]:
+    return [str(x)]
+
+
+@cache_aside(ttl=lambda user: user["ttl"], cache_if=bool)
+async def coroutine(x: int) -> dict[str, int]:
+    return {"x": x}
+
+
+@cache_aside
+def generic(items: Sequence[T]) -> T:
+    return items[0]
+
+
+assert_type(bare(1, y="b"), float)
+assert_type(bare.invalidate(1), bool)
+assert_type(bare.invalidate_all(), None)
+assert_type(bare.refresh(1, y="b"), float)
+assert_type(bare.key_for(1), str)
+assert_type(bare.ttl_left(1), float | None)
+assert_type(bare.set(1.5, 1), None)
+assert_type(bare.stats().hit_ratio, float)
+bare("1")  # error
+bare(1, z=2)  # error
+bare.invalidate("1")  # error
+bare.set("text", 1)  # error
+peeked = bare.peek(1)
+if peeked is not MISSING:
+    assert_type(peeked, float)
+
+assert_type(options(1, flag=True), list[str])
+options(1, True)  # error
+assert_type(options.store.keys(), list[str])
+
+assert_type(generic([1, 2]), int)
+assert_type(generic(["a"]), str)
+
+
+async def use() -> None:
+    assert_type(await coroutine(1), dict[str, int])
+    assert_type(await coroutine.invalidate(1), bool)
+    assert_type(await coroutine.invalidate_all(), None)
+    assert_type(await coroutine.refresh(1), dict[str, int])
+    assert_type(await coroutine.ttl_left(1), float | None)
+    assert_type(await coroutine.set({"x": 1}, 1), None)
+    found = await coroutine.peek(1)
+    if found is not MISSING:
+        assert_type(found, dict[str, int])
+    await coroutine.set("text", 1)  # error
+    await coroutine("1")  # error
+
+
+class Base:
+    @cache_aside(ttl=5)
+    def method(self, x: int) -> str:
+        return str(x)
+
+    @cache_aside
+    async def amethod(self, x: int) -> str:
+        return str(x)
+
+    @cache_aside
+    @classmethod
+    def outer(cls, x: int) -> str:
+        return cls.__name__
+
+    @classmethod
+    @cache_aside
+    def inner(cls, x: int) -> str:
+        return cls.__name__
+
+    @cache_aside
+    @staticmethod
+    def static_outer(x: int) -> str:
+        return str(x)
+
+    @staticmethod
+    @cache_aside
+    def static_inner(x: int) -> str:
+        return str(x)
+
+
+class Child(Base):
+    def other(self) -> str:
+        return super().method(1)
+
+
+base = Base()
+assert_type(base.method(1), str)
+assert_type(Base.method(base, 1), str)  # error: mypy
+assert_type(base.method.invalidate(1), bool)
+assert_type(base.method.key_for(x=1), str)
+assert_type(Child().method(1), str)
+base.method("1")  # error
+base.method.invalidate("1")  # error
+assert_type(Base.outer(1), str)
+assert_type(base.outer(1), str)
+assert_type(Child.outer.invalidate(1), bool)
+assert_type(Base.inner(1), str)
+assert_type(Base.static_outer(1), str)  # error: mypy
+assert_type(Base.static_inner(1), str)  # error: mypy
+assert_type(Base.static_inner.invalidate(1), bool)  # error: mypy
+assert_type(base.static_inner(1), str)  # error: mypy
+assert_type(base.static_outer.invalidate(1), bool)  # error: mypy
+
+
+async def use_methods() -> None:
+    assert_type(await base.amethod(1), str)
+    assert_type(await base.amethod.invalidate(1), bool)
+
+
+cache_aside(60)  # error
+cache_aside(ttl="60")  # error
+cache_aside(no_such_option=1)  # error
