@@ -204,7 +204,7 @@ def _wrap(function: Any, options: dict[str, Any]) -> Any:
         def get(self: Any, instance: Any, owner: Any = None) -> Any:
             return bound_class(type(instance) if owner is None else owner)
 
-    else:
+    elif memoized.first == "cls":
 
         def get(self: Any, instance: Any, owner: Any = None) -> Any:
             if instance is None:
@@ -213,6 +213,11 @@ def _wrap(function: Any, options: dict[str, Any]) -> Any:
                 # A classmethod above us: up to Python 3.12 it asks us to bind, later it binds by itself.
                 return types.MethodType(self, instance)
             return bound_class(instance)
+
+    else:
+
+        def get(self: Any, instance: Any, owner: Any = None) -> Any:
+            return self if instance is None else bound_class(instance)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         memoized.attached()  # puts the generated code in the place of this

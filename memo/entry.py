@@ -28,6 +28,8 @@ class _Sentinel(enum.Enum):
     def __repr__(self) -> str:
         return self.name
 
+    __str__ = __repr__  # an enum's own would print as `_Sentinel.MISSING`
+
     def __bool__(self) -> bool:
         # `if fn.peek(7):` must not take "nothing there" for a value.
         return self is not _Sentinel.MISSING

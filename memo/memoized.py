@@ -142,7 +142,7 @@ class Memoized:
             "state": shelf,
             "time": time if shelf.clock is SYSTEM else shelf.clock,
             "touch": shelf.order.move_to_end,
-            "hit": self.counters.hits.tick,
+            "hits": self.counters.hits.count,
             "lock": shelf.lock,
         }
 

@@ -28,16 +28,16 @@ class Counter:
     (0, 1, 2, 2)
     """
 
-    __slots__ = ("_count", "tick")
+    __slots__ = ("count", "tick")
 
     def __init__(self, start: int = 0) -> None:
-        self._count = itertools.count(start)
-        self.tick = self._count.__next__
+        self.count = itertools.count(start)  # `next(count)` is the fastest way to advance it
+        self.tick = self.count.__next__
 
     @property
     def value(self) -> int:
         """How often `tick` was called; reading it does not advance it, as `next` would."""
-        return int(repr(self._count)[len("count(") : -1])
+        return int(repr(self.count)[len("count(") : -1])
 
 
 @dataclass(frozen=True)

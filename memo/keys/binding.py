@@ -145,7 +145,7 @@ class Binding:
 
         Args:
             parts: `miss(bound, args, kwargs)`, which does the rest; for a fast one also `find` (or, for a
-                bound one, `tables` by id of the instance), `state`, `time`, `touch`, `hit` and `lock`.
+                bound one, `tables` by id of the instance), `state`, `time`, `touch`, `hits` and `lock`.
             fast: look up the raw key in memory first.
             locked: take the lock for it: without a GIL the recency order is not safe to touch.
             bound: a method of the bound class: the first parameter is the instance that it holds.
@@ -167,7 +167,7 @@ class Binding:
                 f"    {p}entry = {find}({key})",
                 f"    if {p}entry is not None and {p}state.latest <= {p}time.monotonic() < {p}entry.fresh_until:",
                 f"     {p}touch({p}entry)",
-                f"     {p}hit()",
+                f"     {p}next({p}hits)",
                 f"     return {p}entry.value",
                 f"  except {p}Exception:",
                 "   pass",
@@ -178,8 +178,20 @@ class Binding:
 
     def _make(self, source: str, parts: dict[str, Any]) -> Callable[..., Any]:
         p = self._prefix
-        names = ["defaults", "SCALARS", "all_plain", "is_plain", "type", "id", "tuple", "map", "Exception", *parts]
-        values = [self.defaults, SCALARS, all_plain, is_plain, type, id, tuple, map, Exception, *parts.values()]
+        names = [
+            "defaults",
+            "SCALARS",
+            "all_plain",
+            "is_plain",
+            "type",
+            "id",
+            "tuple",
+            "map",
+            "next",
+            "Exception",
+            *parts,
+        ]
+        values = [self.defaults, SCALARS, all_plain, is_plain, type, id, tuple, map, next, Exception, *parts.values()]
         head = f"def make({', '.join(p + name for name in names)}):\n"
         body = "".join(f" {line}\n" for line in source.splitlines())
         namespace: dict[str, Any] = {}
