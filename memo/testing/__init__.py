@@ -5,27 +5,32 @@ The store contract needs pytest and the state machines need Hypothesis, so those
 
 from __future__ import annotations
 
+import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from .clock import ManualClock
 
 if TYPE_CHECKING:
     from .contract import StoreContract
-    from .machines import LruMachine, StoreMachine
+    from .machines import LruMachine, StoreMachine, check_memory_store
 
-__all__ = ["LruMachine", "ManualClock", "StoreContract", "StoreMachine"]
+__all__ = ["LruMachine", "ManualClock", "StoreContract", "StoreMachine", "check_memory_store"]
 
-_MODULES = {"StoreContract": "contract", "StoreMachine": "machines", "LruMachine": "machines"}
+_MODULES = {
+    "StoreContract": "contract",
+    "StoreMachine": "machines",
+    "LruMachine": "machines",
+    "check_memory_store": "machines",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    import pytest
 
-    module = f"{__name__}.{_MODULES[name]}"
-    if _MODULES[name] == "contract":
-        import pytest
-
-        pytest.register_assert_rewrite(module)  # so that a failure shows both sides
-    return getattr(import_module(module), name)
+    for module in "contract", "machines":
+        if f"{__name__}.{module}" not in sys.modules:
+            pytest.register_assert_rewrite(f"{__name__}.{module}")  # so that a failure shows both sides
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,679 @@
+"""What every store promises, as tests for a subclass to run; this module never looks inside a store.
+
+::
+
+    class TestMyStore(StoreContract):
+        def make_store(self, clock, default_ttl=None):
+            return MyStore(clock=clock, default_ttl=default_ttl)
+
+Each test runs twice, through the plain methods and through those with an `a` in front.
+"""
+
+# ruff: noqa: D102 - the names of the tests say what is promised
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import pytest
+
+from ..clock import MAX_SECONDS
+from ..decorator import cache_aside
+from ..entry import DEFAULT, MISSING
+from ..errors import OptionError
+from ..stores import Store, escape_pattern
+from .clock import ManualClock
+
+__all__ = ["BAD_DURATIONS", "GOOD_DURATIONS", "Awaiting", "Blocking", "Loader", "StoreContract"]
+
+GOOD_DURATIONS: tuple[Any, ...] = (
+    1,
+    0.5,
+    5e-324,
+    True + 1,
+    timedelta(seconds=90),
+    timedelta(microseconds=1),
+    MAX_SECONDS,
+)
+"""Durations that every method and option takes."""
+
+BAD_DURATIONS: tuple[Any, ...] = (
+    0,
+    0.0,
+    -0.0,
+    -1,
+    -1e-9,
+    math.nan,
+    math.inf,
+    -math.inf,
+    True,
+    False,
+    "60",
+    b"60",
+    "",
+    "1h",
+    timedelta(0),
+    timedelta(seconds=-1),
+    timedelta.max,
+    MAX_SECONDS + 1,
+    2**62,
+    10**400,
+    Decimal(60),
+    1j,
+    [60],
+    (60,),
+    object(),
+)
+"""Durations that every method and option refuses."""
+
+
+class Blocking:
+    """A store seen through its plain methods."""
+
+    awaits = False
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a cached function or one of its helpers."""
+        return function(*args)
+
+    def shut(self) -> None:
+        """Give back what this holds."""
+
+
+class Awaiting(Blocking):
+    """A store seen through its methods with an `a` in front, from code that cannot await; it owns an event loop."""
+
+    awaits = True
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._loop = asyncio.new_event_loop()
+
+    def __getattr__(self, name: str) -> Any:
+        method: Callable[..., Awaitable[Any]] = getattr(self.store, f"a{name}")
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self.run(partial(method, *args, **kwargs))
+
+        return call
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call and await a cached function, one of its helpers or a method."""
+
+        async def awaited() -> Any:
+            return await function(*args)
+
+        return self._loop.run_until_complete(awaited())
+
+    def shut(self) -> None:
+        """Close the loop, and the threads that a store's own default twins run in."""
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+
+class Loader:
+    """A cached function of one argument, on either side, that counts its loads.
+
+    Args:
+        side: the store, and whether the function is an `async def`.
+        name: the namespace of the function's keys.
+        result: what a load returns, of the argument and the number of the load; by default that pair as text.
+        options: of `cache_aside`.
+
+    Attributes:
+        loads: how often the function ran.
+        during: what is done in the middle of the next load, as `(method, *arguments)`: one of the store's, or with
+            "fn." in front a helper of the function's.
+    """
+
+    def __init__(
+        self, side: Blocking, name: str, result: Callable[[Any, int], Any] | None = None, **options: Any
+    ) -> None:
+        self.side = side
+        self.loads = 0
+        self.during: tuple[Any, ...] | None = None
+        self._result = result or (lambda x, load: f"{x!r} of load {load}")
+        options = {"store": side.store, "namespace": name, "ttl": None, **options}
+
+        if side.awaits:
+
+            async def aload(x: Any) -> Any:
+                step = self._begin()
+                if step is not None:
+                    await self._method(step[0], "a")(*step[1:])
+                return self._result(x, self.loads)
+
+            self.fn: Any = cache_aside(**options)(aload)
+        else:
+
+            def load(x: Any) -> Any:
+                step = self._begin()
+                if step is not None:
+                    self._method(step[0], "")(*step[1:])
+                return self._result(x, self.loads)
+
+            self.fn = cache_aside(**options)(load)
+
+    def _begin(self) -> tuple[Any, ...] | None:
+        self.loads += 1
+        step, self.during = self.during, None
+        return step
+
+    def _method(self, name: str, prefix: str) -> Any:
+        if name.startswith("fn."):
+            return getattr(self.fn, name.removeprefix("fn."))
+        return getattr(self.side.store, prefix + name)
+
+    def __call__(self, x: Any) -> Any:
+        """Call the function and return its result."""
+        return self.side.run(self.fn, x)
+
+    def key(self, x: Any) -> str:
+        """Return the text of a call's key."""
+        key: str = self.fn.key_for(x)
+        return key
+
+    def __getattr__(self, name: str) -> Any:
+        helper = getattr(self.fn, name)
+        return partial(self.side.run, helper)
+
+
+class StoreContract:
+    """The tests; a subclass says how to make a store.
+
+    Attributes:
+        values: what the store must return as it was given; a store of JSON has fewer.
+        precision: by how many seconds `ttl` may be off.
+    """
+
+    values: tuple[Any, ...] = (
+        None,
+        False,
+        True,
+        0,
+        -1,
+        2**70,
+        0.5,
+        math.inf,
+        "",
+        "text",
+        "\udc80 é \U0001f9ff \x00\n",
+        b"",
+        b"\x00\xff",
+        (),
+        (1, "2"),
+        [],
+        [1, [2, {"a": None}]],
+        {},
+        {"a": {"b": [1.5]}},
+        {1, 2},
+        Decimal("1.10"),
+        timedelta(1),
+    )
+    precision: float = 0.0
+
+    def make_store(self, clock: ManualClock, default_ttl: Any = None) -> Store:
+        """Return an empty store on that clock."""
+        raise NotImplementedError
+
+    def advance(self, clock: ManualClock, seconds: float) -> None:
+        """Let time pass for the store."""
+        clock.advance(seconds)
+
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        """Return the clock that the test moves."""
+        return ManualClock(1_000.0)
+
+    @pytest.fixture(params=["sync", "async"])
+    def side(self, request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Blocking]:
+        """Return the store, through one of its sides."""
+        side = (Awaiting if request.param == "async" else Blocking)(self.make_store(clock))
+        yield side
+        side.close()
+        side.shut()
+
+    @pytest.fixture
+    def short(self, side: Blocking, clock: ManualClock) -> Blocking:
+        """Return a store whose values live for 10 seconds unless told otherwise, through the same side."""
+        side.store = self.make_store(clock, default_ttl=10)
+        return side
+
+    # -- values ------------------------------------------------------------------------------------------------------
+
+    def test_a_value_comes_back_as_it_was_stored(self, side: Blocking) -> None:
+        for number, value in enumerate(self.values):
+            side.set(f"key{number}", value)
+        for number, value in enumerate(self.values):
+            found = side.get(f"key{number}", MISSING)
+            assert found == value
+            assert type(found) is type(value)
+
+    def test_what_is_not_there_is_the_default(self, side: Blocking) -> None:
+        assert side.get("a") is None
+        assert side.get("a", "default") == "default"
+        assert side.get("a", MISSING) is MISSING
+
+    def test_every_text_is_a_key_of_its_own(self, side: Blocking) -> None:
+        keys = [
+            "",
+            " ",
+            "a",
+            "A",
+            "a ",
+            "a\n",
+            "a\x00",
+            "*",
+            "[a]",
+            "{a}",
+            "a:b",
+            "é",
+            "e\u0301",
+            "\udc80",
+            "k" * 10_000,
+        ]
+        for number, key in enumerate(keys):
+            side.set(key, number)
+        assert [side.get(key) for key in keys] == list(range(len(keys)))
+        assert sorted(side.keys()) == sorted(keys)
+
+    def test_a_value_replaces_another(self, side: Blocking) -> None:
+        side.set("a", 1)
+        side.set("a", None)
+        assert side.get("a", "default") is None
+        assert side.keys() == ["a"]
+
+    def test_delete_says_whether_there_was_a_value(self, side: Blocking) -> None:
+        side.set("a", None)
+        assert side.delete("a") is True
+        assert side.delete("a") is False
+        assert side.get("a", "default") == "default"
+
+    def test_exists(self, side: Blocking) -> None:
+        side.set("a", None)
+        assert side.exists("a") is True
+        assert side.exists("b") is False
+
+    def test_many(self, side: Blocking) -> None:
+        side.set_many({"a": 1, "b": None, "c": 3})
+        assert side.get_many(["a", "b", "x"]) == {"a": 1, "b": None}
+        assert side.get_many(iter(["c"])) == {"c": 3}
+        assert side.delete_many(["a", "x", "b", "a"]) == 2
+        assert side.keys() == ["c"]
+        side.set_many({})
+        assert side.get_many([]) == {}
+        assert side.delete_many([]) == 0
+
+    def test_many_have_the_ttl_that_was_given(self, side: Blocking, clock: ManualClock) -> None:
+        side.set_many({"a": 1, "b": 2}, 10)
+        side.set("c", 3)
+        self.advance(clock, 10)
+        assert side.get_many(["a", "b", "c"]) == {"c": 3}
+
+    def test_clear_removes_everything(self, side: Blocking) -> None:
+        side.set_many({"a": 1, "b": 2})
+        load = Loader(side, "contract.clear")
+        load(1)
+        side.clear()
+        assert side.keys() == []
+        assert load.peek(1) is MISSING
+
+    def test_a_closed_store_may_be_used_again(self, side: Blocking) -> None:
+        side.close()
+        side.set("a", 1)
+        assert side.get("a") == 1
+        side.close()
+
+    @pytest.mark.parametrize("key", [None, 1, b"a", ("a",), ["a"], object()])
+    def test_a_key_that_is_no_text_is_refused(self, side: Blocking, key: Any) -> None:
+        calls: list[Callable[[], object]] = [
+            lambda: side.get(key),
+            lambda: side.set(key, 1),
+            lambda: side.delete(key),
+            lambda: side.exists(key),
+            lambda: side.increment(key),
+            lambda: side.ttl(key),
+            lambda: side.expire(key, 1),
+            lambda: side.get_many([key]),
+            lambda: side.delete_many([key]),
+        ]
+        for call in calls:
+            with pytest.raises(OptionError, match="text"):
+                call()
+        assert side.keys() == []
+
+    def test_one_bad_key_among_many_stores_nothing(self, side: Blocking) -> None:
+        with pytest.raises(OptionError):
+            side.set_many({"a": 1, 2: 2})
+        with pytest.raises(OptionError):
+            side.set_many({"a": 1, "b": 2}, -1)
+        assert side.keys() == []
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("ttl", [10, 10.0, timedelta(seconds=10)])
+    def test_a_value_is_there_until_its_time_is_over(self, side: Blocking, clock: ManualClock, ttl: Any) -> None:
+        side.set("a", 1, ttl)
+        self.advance(clock, 9.875)
+        assert side.get("a") == 1
+        assert side.exists("a")
+        assert side.keys() == ["a"]
+        self.advance(clock, 0.125)
+        assert side.get("a") is None
+        assert not side.exists("a")
+        assert side.keys() == []
+        assert side.ttl("a") is None
+        assert not side.expire("a", 10)
+        assert not side.delete("a")
+
+    def test_each_value_has_its_own_ttl(self, side: Blocking, clock: ManualClock) -> None:
+        side.set("a", 1, 1)
+        side.set("b", 2, 2)
+        side.set("c", 3, None)
+        side.set("d", 4)
+        for there in ["b", "c", "d"], ["c", "d"], ["c", "d"]:
+            self.advance(clock, 1)
+            assert sorted(side.keys()) == there
+
+    def test_a_value_that_replaces_another_has_its_own_ttl(self, side: Blocking, clock: ManualClock) -> None:
+        side.set("a", 1, 2)
+        side.set("a", 2)
+        side.set("b", 1)
+        side.set("b", 2, 2)
+        self.advance(clock, 2)
+        assert side.keys() == ["a"]
+
+    def test_the_default_ttl(self, short: Blocking, clock: ManualClock) -> None:
+        short.set("a", 1)
+        short.set("b", 1, DEFAULT)
+        short.set("c", 1, None)
+        short.set("d", 1, 20)
+        short.set_many({"e": 1})
+        short.increment("f")
+        self.advance(clock, 10)
+        assert sorted(short.keys()) == ["c", "d"]
+
+    def test_ttl_is_what_is_left(self, side: Blocking, clock: ManualClock) -> None:
+        side.set("a", 1, 10)
+        side.set("b", 1)
+        assert side.ttl("a") == pytest.approx(10, abs=self.precision)
+        self.advance(clock, 2.5)
+        assert side.ttl("a") == pytest.approx(7.5, abs=self.precision)
+        assert side.ttl("b") == math.inf
+        assert side.ttl("c") is None
+
+    def test_expire_gives_a_new_ttl_from_now(self, short: Blocking, clock: ManualClock) -> None:
+        for key in "abcd":
+            short.set(key, 1, 5)
+        self.advance(clock, 4)
+        assert short.expire("a", timedelta(seconds=3)) is True
+        assert short.expire("b", None) is True
+        assert short.expire("c", DEFAULT) is True
+        assert short.expire("x", 3) is False
+        assert [short.ttl(key) for key in "abcdx"] == [
+            pytest.approx(3, abs=self.precision),
+            math.inf,
+            pytest.approx(10, abs=self.precision),
+            pytest.approx(1, abs=self.precision),
+            None,
+        ]
+
+    @pytest.mark.parametrize("ttl", GOOD_DURATIONS, ids=repr)
+    def test_durations_that_are_allowed(self, side: Blocking, ttl: Any) -> None:
+        side.set("a", 1, ttl)
+        side.set_many({"b": 1}, ttl)
+        side.set("c", 1)
+        assert side.expire("c", ttl) is True
+
+    @pytest.mark.parametrize("ttl", BAD_DURATIONS, ids=repr)
+    def test_durations_that_are_refused(self, side: Blocking, clock: ManualClock, ttl: Any) -> None:
+        side.set("a", "old")
+        calls: list[Callable[[], object]] = [
+            lambda: side.set("a", 1, ttl),
+            lambda: side.set_many({"a": 1}, ttl),
+            lambda: side.expire("a", ttl),
+            lambda: self.make_store(clock, default_ttl=ttl),
+            lambda: Loader(side, "contract.bad", ttl=ttl),
+        ]
+        for call in calls:
+            with pytest.raises(OptionError, match="ttl"):
+                call()
+        assert side.get("a") == "old"
+        assert side.ttl("a") == math.inf
+
+    # -- numbers -----------------------------------------------------------------------------------------------------
+
+    def test_increment_starts_at_the_amount(self, side: Blocking) -> None:
+        assert side.increment("a") == 1
+        assert side.increment("a") == 2
+        assert side.increment("a", 5) == 7
+        assert side.increment("a", -10) == -3
+        assert side.increment("b", 0.5) == 0.5
+        assert side.get_many(["a", "b"]) == {"a": -3, "b": 0.5}
+
+    def test_increment_of_a_number_that_was_set(self, side: Blocking) -> None:
+        side.set("a", 40)
+        assert side.increment("a", 2) == 42
+
+    def test_increment_keeps_the_ttl(self, side: Blocking, clock: ManualClock) -> None:
+        side.set("a", 1, 10)
+        self.advance(clock, 4)
+        side.increment("a")
+        assert side.ttl("a") == pytest.approx(6, abs=self.precision)
+        self.advance(clock, 6)
+        assert side.increment("a", 5) == 5
+        assert side.ttl("a") == math.inf
+
+    @pytest.mark.parametrize("value", [None, True, False, "1", [1], {}])
+    def test_increment_of_what_is_no_number_is_an_error(self, side: Blocking, value: Any) -> None:
+        side.set("a", value)
+        with pytest.raises(ValueError, match="not a number"):
+            side.increment("a")
+        found = side.get("a")
+        assert found == value
+        assert type(found) is type(value)
+
+    @pytest.mark.parametrize("amount", [None, True, False, "1", 1j, Decimal(1), [1]])
+    def test_an_amount_that_is_no_number_is_refused(self, side: Blocking, amount: Any) -> None:
+        side.set("a", 1)
+        for key in "ab":
+            with pytest.raises(OptionError, match="amount"):
+                side.increment(key, amount)
+        assert side.get("a") == 1
+        assert side.keys() == ["a"]
+
+    def test_increment_is_atomic(self, clock: ManualClock) -> None:
+        store = self.make_store(clock)
+        gate = threading.Barrier(4)
+        results: list[Any] = []
+
+        def work() -> None:
+            gate.wait(60)
+            results.extend([store.increment("a") for _ in range(50)])
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert sorted(results) == list(range(1, 201))
+        assert store.get("a") == 200
+        store.close()
+
+    # -- patterns ----------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        ("pattern", "matching"),
+        [
+            ("*", ["", "A", "a", "ab", "abc", "b\n", "b*", "x:1", "x:2"]),
+            ("", [""]),
+            ("a", ["a"]),
+            ("a*", ["a", "ab", "abc"]),
+            ("a?", ["ab"]),
+            ("?", ["A", "a"]),
+            ("??", ["ab", "b\n", "b*"]),
+            ("[aA]", ["A", "a"]),
+            ("x:[!1]", ["x:2"]),
+            ("x:[0-1]", ["x:1"]),
+            ("b[*]", ["b*"]),
+            ("*c", ["abc"]),
+            ("nothing", []),
+        ],
+    )
+    def test_patterns_are_globs_over_whole_keys(self, side: Blocking, pattern: str, matching: list[str]) -> None:
+        everything = ["", "A", "a", "ab", "abc", "b\n", "b*", "x:1", "x:2"]
+        side.set_many(dict.fromkeys(everything, 1))
+        assert sorted(side.keys(pattern)) == matching
+        assert side.delete_pattern(pattern) == len(matching)
+        assert sorted(side.keys()) == [key for key in everything if key not in matching]
+        assert side.delete_pattern(pattern) == 0
+
+    def test_an_escaped_pattern_matches_only_itself(self, side: Blocking) -> None:
+        keys = ["*", "?", "[a]", "a", "ns[1]:x", "ns1:x", "[*]", "]", "[", "[!a]", "\\*", "b"]
+        side.set_many(dict.fromkeys(keys, 1))
+        for key in keys:
+            assert side.keys(escape_pattern(key)) == [key]
+        assert side.keys(escape_pattern("ns[1]:") + "*") == ["ns[1]:x"]
+        for key in keys:
+            assert side.delete_pattern(escape_pattern(key)) == 1
+
+    @pytest.mark.parametrize("pattern", [None, 1, b"*", ["*"]])
+    def test_a_pattern_that_is_no_text_is_refused(self, side: Blocking, pattern: Any) -> None:
+        side.set("a", 1)
+        with pytest.raises(OptionError, match="pattern"):
+            side.keys(pattern)
+        with pytest.raises(OptionError, match="pattern"):
+            side.delete_pattern(pattern)
+        assert side.keys() == ["a"]
+
+    # -- decorated functions -----------------------------------------------------------------------------------------
+
+    def test_a_decorated_function_loads_once(self, side: Blocking) -> None:
+        load = Loader(side, "contract.once")
+        assert load(1) == load(1) == "1 of load 1"
+        assert load("1") == "'1' of load 2"
+        assert load(1) == "1 of load 1"
+
+    def test_a_functions_entries_go_by_their_key(self, side: Blocking, clock: ManualClock) -> None:
+        load = Loader(side, "contract.by_key", ttl=10)
+        for x in range(5):
+            load(x)
+        assert sorted(side.keys()) == sorted(side.keys("contract.by_key(*")) == [load.key(x) for x in range(5)]
+        assert side.exists(load.key(0)) is True
+        assert side.get(load.key(0)) == "0 of load 1"
+        assert side.get_many([load.key(0), load.key(9)]) == {load.key(0): "0 of load 1"}
+        assert side.ttl(load.key(0)) == pytest.approx(10, abs=self.precision)
+        assert side.expire(load.key(0), 20) is True
+        assert load.ttl_left(0) == pytest.approx(20, abs=self.precision)
+        assert side.delete(load.key(1)) is True
+        assert load.peek(1) is MISSING
+        assert side.delete_pattern("*(2)") == 1
+        assert load.peek(2) is MISSING
+        assert side.delete_many([load.key(3), load.key(1)]) == 1
+        assert load.peek(3) is MISSING
+        self.advance(clock, 10)
+        assert side.keys() == [load.key(0)]
+
+    def test_arguments_cannot_become_a_pattern(self, side: Blocking) -> None:
+        """A value that reaches a glob unescaped wipes everyone's entries."""
+        load = Loader(side, "contract", key="user:{x}")
+        for x in ["*", "?", "[a]", "a", "b"]:
+            load(x)
+        assert load.invalidate("*") is True
+        assert load.invalidate("?") is True
+        assert load.invalidate("[a]") is True
+        assert sorted(side.keys()) == ["contract:user:a", "contract:user:b"]
+        assert side.delete_pattern("contract:user:*") == 2
+
+    def test_tags_remove_what_bears_them_and_nothing_else(self, side: Blocking) -> None:
+        one = Loader(side, "contract.one", tags=("all", "x:{x}"))
+        two = Loader(side, "contract.two", tags=("two", "x:{x}"))
+        for x in 1, 2:
+            one(x)
+            two(x)
+        side.set("plain", 1)
+        side.invalidate_tags("x:1")
+        assert sorted(side.keys()) == sorted([one.key(2), two.key(2), "plain"])
+        side.invalidate_tags("nobody has this", "two")
+        assert sorted(side.keys()) == sorted([one.key(2), "plain"])
+        side.invalidate_tags()
+        side.invalidate_tags("all", "all", "two")
+        assert side.keys() == ["plain"]
+        assert one(1) == "1 of load 3"
+
+    @pytest.mark.parametrize("tag", [None, "", 1, b"a", ["a"]])
+    def test_a_tag_that_is_no_text_is_refused(self, side: Blocking, tag: Any) -> None:
+        load = Loader(side, "contract.tag", tags=("a",))
+        load(1)
+        with pytest.raises(OptionError, match="tag"):
+            side.invalidate_tags("a", tag)
+        assert load.peek(1) == "1 of load 1"
+
+    @pytest.mark.parametrize(
+        "during",
+        [
+            ("delete", "contract.lease(7)"),
+            ("delete_many", ["x", "contract.lease(7)"]),
+            ("delete_pattern", "*(7)"),
+            ("invalidate_tags", "b"),
+            ("clear",),
+            ("fn.invalidate", 7),
+            ("fn.invalidate_all",),
+        ],
+        ids=lambda step: step[0],
+    )
+    def test_no_load_that_began_before_an_invalidation_is_stored(self, side: Blocking, during: tuple[Any, ...]) -> None:
+        load = Loader(side, "contract.lease", tags=("a", "b"))
+        load.during = during
+        assert load(7) == "7 of load 1"
+        assert load.peek(7) is MISSING
+        assert side.keys() == []
+        assert load(7) == load(7) == "7 of load 2"
+
+    @pytest.mark.parametrize("during", [("fn.set", "newer", 7), ("fn.refresh", 7)], ids=["set", "refresh"])
+    def test_no_load_overwrites_what_was_written_meanwhile(self, side: Blocking, during: tuple[Any, ...]) -> None:
+        load = Loader(side, "contract.newer", single_flight=None)
+        load.during = during
+        load(7)
+        assert load(7) == ("newer" if during[0] == "fn.set" else "7 of load 2")
+
+    def test_what_touches_other_keys_lets_a_load_be_stored(self, side: Blocking) -> None:
+        load = Loader(side, "contract.others", tags=("a",))
+        for during in ("delete", load.key(8)), ("delete_pattern", "*(8)"), ("invalidate_tags", "b"), ("set", "x", 1):
+            load.during = during
+            load(7)
+            assert load.peek(7) is not MISSING
+            load.invalidate(7)
+
+    # -- statistics --------------------------------------------------------------------------------------------------
+
+    def test_hits_and_misses_are_the_reads(self, side: Blocking) -> None:
+        load = Loader(side, "contract.counted")
+        side.set("a", None)
+        side.get("a")
+        side.get("b")
+        side.get_many(["a", "b", "c"])
+        load(1)
+        load(1)
+        load.peek(1)
+        side.exists("a")
+        side.ttl("a")
+        side.keys()
+        counted = side.stats()
+        assert (counted.hits, counted.misses) == (3, 4)
+        assert counted.hit_ratio == 3 / 7
+        assert side.stats() == counted
+        assert (load.fn.stats().hits, load.fn.stats().misses) == (1, 1)
