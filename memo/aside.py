@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, final
 
-from .entry import MISSING, Reading
+from .entry import MISSING, UNREAD, Reading
 from .flight import Failure, Flight, Outcome
 from .policy import NOT_KEPT, Policy
 from .stats import FunctionCounters
@@ -208,8 +208,9 @@ def load(plan: Plan, flight: Flight, renew: bool) -> Generator[Command, Any, Out
     if reading.value is not MISSING:
         return Outcome(reading.value)
     # The lease before `begun`: a caller that reads them the other way round never sees a load without its lease.
-    flight.lease = lease = reading.lease
+    flight.lease = reading.lease
     flight.begun = True
+    lease = None if reading is UNREAD else reading.lease
     outcome: Outcome = yield CALL
     counters, value = plan.counters, outcome.value
     if outcome.error is None and type(value) in _ONE_SHOT:
@@ -229,7 +230,9 @@ def load(plan: Plan, flight: Flight, renew: bool) -> Generator[Command, Any, Out
             yield Release(lease, remove=True)
     elif lease is not None:
         stored: bool | None = yield Fill(lease, value, ttl)
-        if stored is False:
+        if stored is None:
+            yield Release(lease, remove=False)
+        elif not stored:
             counters.refused.tick()
     return outcome
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from .clock import seconds
 from .errors import OptionError
 from .forks import fork_safe_lock
 from .stores import MemoryStore, NullStore, Store
@@ -26,7 +27,9 @@ def check_store(store: Any, name: str) -> None:
     if isinstance(store, Store):
         return
     if not isinstance(store, str):
-        raise OptionError(f"{name}: store={store!r}: allowed are a store, such as MemoryStore(), or 'memory://'")
+        raise OptionError(
+            f"{name}: store= is of type {type(store).__name__}: allowed are a store, such as MemoryStore(), or 'memory://'"
+        )
     try:
         _parsed(store)
     except OptionError as error:
@@ -54,40 +57,44 @@ def resolve_store(store: Store | str) -> Store:
 def _parsed(url: str) -> tuple[type[Store], dict[str, Any]]:
     if url == "default":
         return MemoryStore, {}
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise OptionError("store= is no URL: allowed are 'default', 'memory://' and 'null://'") from None
+    # The rest of a URL may hold a password.
+    shown = url if url.isidentifier() else f"{parts.scheme}:..."
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     known: dict[str, Any] = {}
     if parts.scheme == "memory":
         known = {"max_size": _whole, "default_ttl": _number, "cleanup_interval": _number}
     elif parts.scheme != "null":
-        # The rest of a URL may hold a password.
-        raise OptionError(f"store={url[: len(parts.scheme) + 3]!r}: allowed are 'default', 'memory://' and 'null://'")
-    if "://" not in url or parts.netloc or parts.path:
+        raise OptionError(f"store={shown!r}: allowed are 'default', 'memory://' and 'null://'")
+    if "://" not in url or parts.netloc or parts.path or parts.fragment:
         raise OptionError(
-            f"store={url!r}: a {parts.scheme} URL has no host and no path: '{parts.scheme}://?name=value'"
+            f"store={shown!r}: a {parts.scheme} URL has no host and no path: '{parts.scheme}://?name=value'"
         )
     unknown = sorted(options.keys() - known.keys())
     if unknown:
-        raise OptionError(f"store={url!r}: no option is called {unknown[0]!r}; allowed are {sorted(known)}")
+        raise OptionError(f"store={shown!r}: no option is called {unknown[0]!r}; allowed are {sorted(known)}")
     kind: type[Store] = MemoryStore if parts.scheme == "memory" else NullStore
-    values = {name: known[name](url, name, text) for name, text in options.items()}
+    values = {name: known[name](shown, name, text) for name, text in options.items()}
     kind(**values) if kind is NullStore else MemoryStore(**{**values, "cleanup_interval": None})  # checks the values
     return kind, values
 
 
-def _whole(url: str, name: str, text: str) -> int | None:
+def _whole(shown: str, name: str, text: str) -> int | None:
     if text == "none":
         return None
     try:
         return int(text)
     except ValueError:
-        raise OptionError(f"store={url!r}: {name}={text!r}: allowed are a whole number and 'none'") from None
+        raise OptionError(f"store={shown!r}: {name}={text!r}: allowed are a whole number and 'none'") from None
 
 
-def _number(url: str, name: str, text: str) -> float | None:
+def _number(shown: str, name: str, text: str) -> float | None:
     if text == "none":
         return None
     try:
-        return float(text)
+        return seconds(float(text), name)
     except ValueError:
-        raise OptionError(f"store={url!r}: {name}={text!r}: allowed are seconds and 'none'") from None
+        raise OptionError(f"store={shown!r}: {name}={text!r}: allowed are seconds, more than 0, and 'none'") from None

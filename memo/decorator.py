@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 import wrapt
 
@@ -105,11 +105,14 @@ class _Helpers:
 class _Cached(_Helpers, wrapt.FunctionWrapper):  # type: ignore[type-arg]  # wrapt's own generics are not ours
     """The wrapper; each decorated function's is a subclass of it."""
 
-    _self_memoized: Memoized
+    # Set by _wrap. An annotation here would hide the function's own `__annotations__`.
+    _self_memoized = cast("Memoized", None)
 
     def __set_name__(self, owner: type, name: str) -> None:
         memoized = self._self_memoized
-        if memoized.kind == "function" and memoized.first is not None and memoized.space is None:
+        # Not a plain function that a class merely mentions, as in `loader = load_user`.
+        own = memoized.in_class or memoized.first in ("self", "cls")
+        if memoized.kind == "function" and own and memoized.first is not None and memoized.space is None:
             memoized.method = True
         inner = getattr(type(self.__wrapped__), "__set_name__", None)
         if inner is not None:  # a stacked decorator's wrapper wants to know, too
@@ -132,15 +135,19 @@ class _Cached(_Helpers, wrapt.FunctionWrapper):  # type: ignore[type-arg]  # wra
         return f"<cached {self._self_memoized.name}>"
 
 
-class _Bound(_Helpers):
-    """What access to a cached method returns: the wrapper and the instance (or class) that it is called on."""
+class _Bound(_Helpers, partial[Any]):
+    """What access to a cached method returns: generated code, and the instance or class that it is called on.
 
-    __slots__ = ("__self__", "__weakref__")
+    A partial, because that is made and called in C.
+    """
+
+    __slots__ = ()
 
     _memoized: Memoized
 
-    def __init__(self, instance: Any) -> None:
-        self.__self__ = instance
+    @property
+    def __self__(self) -> Any:
+        return self.args[0]
 
     @property
     def __func__(self) -> Any:
@@ -148,7 +155,7 @@ class _Bound(_Helpers):
 
     @property
     def __wrapped__(self) -> Any:
-        return types.MethodType(self._memoized.plan.function, self.__self__)
+        return types.MethodType(self._memoized.plan.function, self.args[0])
 
     # inspect.ismethod, iscoroutinefunction and signature take it for what it stands for.
     @property  # type: ignore[misc]
@@ -168,22 +175,22 @@ class _Bound(_Helpers):
         return str(self._memoized.plan.function.__name__)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other.__self__ is self.__self__
+        return type(other) is type(self) and other.args[0] is self.args[0]
 
     def __hash__(self) -> int:
-        return hash((id(self.__self__), type(self)))
+        return hash((id(self.args[0]), type(self)))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return getattr, (self.__self__, self._memoized.plan.function.__name__)
+        return getattr, (self.args[0], self._memoized.plan.function.__name__)
 
     def __repr__(self) -> str:
-        return f"<cached {self._memoized.name} of {object.__repr__(self.__self__)}>"
+        return f"<cached {self._memoized.name} of {object.__repr__(self.args[0])}>"
 
 
 def _parts(helper: Any, args: tuple[Any, ...]) -> tuple[Memoized, tuple[Any, ...], bool]:
     if isinstance(helper, _Cached):
         return helper._self_memoized, args, False
-    return helper._memoized, (helper.__self__, *args), True
+    return helper._memoized, (helper.args[0], *args), True
 
 
 def _wrap(function: Any, options: dict[str, Any]) -> Any:
@@ -192,9 +199,11 @@ def _wrap(function: Any, options: dict[str, Any]) -> Any:
         kind, inner = type(function).__name__, function.__func__
     memoized = Memoized(inner, kind, partial(resolve_store, options["store"]), options)
 
-    bound_class: Any = type("Bound", (_Bound,), {"__slots__": (), "_memoized": memoized})
+    # `type` would give the class a __doc__ and a __module__ of its own, which hide the properties.
+    shown = {name: vars(_Bound)[name] for name in ("__doc__", "__module__")}
+    bound_class: Any = type("Bound", (_Bound,), {"__slots__": (), "_memoized": memoized, **shown})
 
-    if kind == "staticmethod":
+    if kind == "staticmethod" or not hasattr(type(inner), "__get__"):  # Python binds no builtin and no callable object
 
         def get(self: Any, instance: Any, owner: Any = None) -> Any:
             return self
@@ -202,7 +211,7 @@ def _wrap(function: Any, options: dict[str, Any]) -> Any:
     elif kind == "classmethod":
 
         def get(self: Any, instance: Any, owner: Any = None) -> Any:
-            return bound_class(type(instance) if owner is None else owner)
+            return bound_class(bound, type(instance) if owner is None else owner)
 
     elif memoized.first == "cls":
 
@@ -212,31 +221,30 @@ def _wrap(function: Any, options: dict[str, Any]) -> Any:
             if instance is owner:
                 # A classmethod above us: up to Python 3.12 it asks us to bind, later it binds by itself.
                 return types.MethodType(self, instance)
-            return bound_class(instance)
+            return bound_class(bound, instance)
 
     else:
 
         def get(self: Any, instance: Any, owner: Any = None) -> Any:
-            return self if instance is None else bound_class(instance)
+            return self if instance is None else bound_class(bound, instance)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         memoized.attached()  # puts the generated code in the place of this
         return cls.__call__(*args, **kwargs)
 
-    def bound_call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+    def first_bound_call(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
         memoized.attached()
-        generated = bound_class.__call__
-        if generated is bound_call:  # no first parameter to bind: it goes among the others
-            return cls.__call__(self.__self__, *args, **kwargs)
-        return generated(self, *args, **kwargs)
+        if bound is first_bound_call:  # no parameter for the instance by name: it goes among the others
+            return cls.__call__(instance, *args, **kwargs)
+        return bound(instance, *args, **kwargs)
 
+    bound: Callable[..., Any] = first_bound_call
     # A static method: the wrapper is not among the arguments, whatever the function's parameters are called.
     cls: Any = type("Cached", (_Cached,), {"__get__": get, "__call__": staticmethod(call)})
-    bound_class.__call__ = bound_call
 
     def install(generated: Any, bound_generated: Any) -> None:
-        if bound_generated is not None:
-            bound_class.__call__ = bound_generated
+        nonlocal bound
+        bound = bound_generated or bound
         cls.__call__ = staticmethod(generated)
 
     wrapper = cls(inner, call)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import aside
 from .aside import GONE, TIMED_OUT, Call, Fill, Load, Plan, Read, Take, Wait
-from .entry import ABSENT
+from .entry import UNREAD
 from .flight import Failure, Flight, Outcome, TaskFlight, inside
 
 if TYPE_CHECKING:
@@ -35,6 +35,11 @@ def _died() -> Outcome:
     return Failure(asyncio.CancelledError("the load was cancelled"))
 
 
+# The same where its own exception is on its way, so that nobody raises this one: it is here already, since at the
+# recursion limit there is no room to make one.
+_DIED = _died()
+
+
 # -- blocking ----------------------------------------------------------------------------------------------------------
 
 
@@ -50,15 +55,25 @@ def lookup(plan: Plan, mine: Flight, first: Reading | None) -> Any:
         BaseException: what the function raised.
         RecursiveLoadError: the call waits for itself.
     """
-    return _run(plan, mine, aside.lookup(plan, mine, first, inline=True))
+    outcome = _run(plan, mine, aside.lookup(plan, mine, first, inline=True))
+    if outcome.error is None:
+        return outcome.value
+    try:
+        return outcome.result()
+    finally:
+        del mine, outcome  # the error's traceback holds this frame, which must not hold the error
 
 
 def refresh(plan: Plan, mine: Flight) -> Any:
     """Load and store one call's result whatever is there, and return it; joins nobody's load."""
-    return _run(plan, mine, aside.refresh(plan, mine))
+    outcome = _run(plan, mine, aside.refresh(plan, mine))
+    try:
+        return outcome.result()
+    finally:
+        del mine, outcome  # as in lookup
 
 
-def _run(plan: Plan, mine: Flight, steps: Generator[aside.Command, Any, Outcome]) -> Any:
+def _run(plan: Plan, mine: Flight, steps: Generator[aside.Command, Any, Outcome]) -> Outcome:
     answer: Any = None
     outcome: Outcome | None = None
     try:
@@ -84,12 +99,15 @@ def _run(plan: Plan, mine: Flight, steps: Generator[aside.Command, Any, Outcome]
     finally:
         # Twice, because a KeyboardInterrupt may come out of the first.
         try:
-            mine.settle(outcome or _died())
+            mine.settle(outcome or _DIED)
         finally:
-            if mine.outcome is None:
-                mine.settle(outcome or _died())
+            if mine.outcome is None or mine.wakers:
+                mine.settle(outcome or _DIED)
             steps.close()
-    return outcome.value if outcome.error is None else outcome.result()
+    try:
+        return outcome
+    finally:
+        del mine, outcome, answer  # a frame of the user's leads back to this one: see lookup
 
 
 def _wait(plan: Plan, flight: Flight) -> Any:
@@ -148,9 +166,14 @@ async def lookup_async(plan: Plan, mine: TaskFlight, first: Reading | None) -> A
         answer = stop.value
     finally:
         if mine.task is None:
-            mine.settle(_died())  # it was not handed over to a task, which would settle it
+            mine.settle(_DIED)  # it was not handed over to a task, which would settle it
         steps.close()
-    return answer.value if answer.error is None else answer.result()
+    if answer.error is None:
+        return answer.value
+    try:
+        return answer.result()
+    finally:
+        del mine, answer, command  # as in lookup
 
 
 async def refresh_async(plan: Plan, mine: TaskFlight) -> Any:
@@ -159,8 +182,11 @@ async def refresh_async(plan: Plan, mine: TaskFlight) -> Any:
         outcome = await _lead(plan, mine, renew=True)
     finally:
         if mine.task is None:
-            mine.settle(_died())
-    return outcome.result()
+            mine.settle(_DIED)
+    try:
+        return outcome.result()
+    finally:
+        del mine, outcome  # as in lookup
 
 
 async def _lead(plan: Plan, flight: TaskFlight, renew: bool) -> Any:
@@ -168,7 +194,7 @@ async def _lead(plan: Plan, flight: TaskFlight, renew: bool) -> Any:
     _loads.add(task)
     task.add_done_callback(partial(_landed, flight))
     flight.task = task
-    return await _await(flight, None)
+    return await _await(flight, None, entered=True)
 
 
 async def _load_task(plan: Plan, flight: TaskFlight, renew: bool) -> None:
@@ -177,8 +203,13 @@ async def _load_task(plan: Plan, flight: TaskFlight, renew: bool) -> None:
         outcome = await _load_async(plan, flight, renew)
     finally:
         flight.settle(outcome or _died())
-    if isinstance(outcome.error, (KeyboardInterrupt, SystemExit)):
-        raise outcome.error  # the event loop lets these two through, and so stops
+    error = outcome.error
+    del flight, outcome  # as in _run
+    try:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error  # the event loop lets these two through, and so stops
+    finally:
+        del error
 
 
 def _landed(flight: TaskFlight, task: asyncio.Task[None]) -> None:
@@ -209,13 +240,16 @@ async def _load_async(plan: Plan, flight: TaskFlight, renew: bool) -> Outcome:
                 inside.reset(token)
     except StopIteration as stop:
         outcome: Outcome = stop.value
-        return outcome
+        try:
+            return outcome
+        finally:
+            del flight, outcome, answer  # as in _run
     finally:
         steps.close()
 
 
-async def _await(flight: TaskFlight, limit: float | None) -> Any:
-    if not flight.enter():
+async def _await(flight: TaskFlight, limit: float | None, entered: bool = False) -> Any:
+    if not entered and not flight.enter():
         return GONE
     loop = asyncio.get_running_loop()
     landed: asyncio.Future[None] = loop.create_future()
@@ -292,4 +326,4 @@ async def _aperform(plan: Plan, flight: Flight, command: Any) -> Any:
 def _failed(plan: Plan, command: Any, error: Exception) -> Any:
     kind = type(command).__name__.lower()
     plan.counters.error(kind, error, "the store failed, and the call goes on without it")
-    return ABSENT if type(command) in (Read, Take) else None
+    return UNREAD if type(command) in (Read, Take) else None

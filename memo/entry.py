@@ -9,6 +9,7 @@ __all__ = [
     "ABSENT",
     "DEFAULT",
     "MISSING",
+    "UNREAD",
     "Default",
     "Entry",
     "Lease",
@@ -108,3 +109,7 @@ class Reading:
 
 ABSENT: Final = Reading(MISSING)
 """The reading of a key at which nothing stands, no lease either."""
+
+UNREAD: Final = Reading(MISSING, object())
+"""The reading when the store failed. Its lease cannot be filled; it is not None, since a caller whose own read
+succeeded must not take a load that has no lease for one that no invalidation has touched."""

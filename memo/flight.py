@@ -168,8 +168,13 @@ class Flight:
                 del flights[key]
         if self.outcome is None:
             self.outcome = outcome
-        while wakers:
-            wakers.pop()()
+        # None is taken away before it was called: an interruption in between would lose it.
+        for wake in tuple(wakers):
+            try:
+                wake()
+            except RuntimeError:  # noqa: PERF203 - it was called before an interruption of the first attempt
+                pass
+        wakers.clear()
 
     def wait_from(self, origin: Flight | None, name: str) -> None:
         """Note that a load within `origin` is about to wait for this flight; taken back by `done_waiting`.
@@ -216,7 +221,9 @@ class TaskFlight(Flight):
         super().__init__(*call)
         self.loop: asyncio.AbstractEventLoop = loop
         self.task: asyncio.Task[None] | None = None
-        self.waiting = 0  # tasks that await the outcome, the leader's caller among them; guarded by _lock
+        # Tasks that await the outcome, from the start the one whose call it is: were it counted only when it awaits,
+        # one that joins from another loop and leaves at once would be the last. Guarded by _lock.
+        self.waiting = 1
         self.abandoned = False  # nobody awaits it any more; guarded by _lock
 
     def dead(self) -> bool:

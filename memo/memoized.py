@@ -84,10 +84,10 @@ class Memoized:
         positional = self.keys.binding.positional
         self.first = positional[0] if positional else None
         parent = name.rpartition(".")[0]
-        in_class = "." in getattr(function, "__qualname__", "") and not parent.endswith("<locals>")
+        self.in_class = "." in getattr(function, "__qualname__", "") and not parent.endswith("<locals>")
         # A function that was defined in a class and begins with `self` is a method, whoever stands in between.
         self.method = kind == "classmethod" or (
-            kind == "function" and in_class and self.first in ("self", "cls") and bool(positional)
+            kind == "function" and self.in_class and self.first in ("self", "cls") and bool(positional)
         )
         if kind == "classmethod" and not positional:
             raise OptionError(f"{name}: a classmethod has a first parameter for the class")
@@ -106,7 +106,10 @@ class Memoized:
             names = checked_tags(tags)
         except OptionError as error:
             raise OptionError(f"{self.name}: {error}") from None
-        return tuple((tag, Template(tag, self.keys.binding.names, self.name)) for tag in names)
+        try:
+            return tuple((tag, Template(tag, self.keys.binding.names, self.name)) for tag in names)
+        except OptionError as error:
+            raise OptionError(str(error).replace(": key=", ": tags=", 1)) from None
 
     # -- the store ---------------------------------------------------------------------------------------------------
 
@@ -179,7 +182,7 @@ class Memoized:
         keys = self.keys
         if keys.explicit:
             return space, keys.text(args, kwargs)
-        if self.method or bound:
+        if self.method or (bound and self.first is not None):
             return self._locate_of(space, args, kwargs)
         key = self._raw(*args, **kwargs) if space.raw else None
         return space, keys.text(args, kwargs) if key is None else key
@@ -187,12 +190,7 @@ class Memoized:
     def _locate_of(self, space: Space, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Space, Any]:
         """Do what `locate` does for a call whose first argument is an instance or a class."""
         keys, instance = self.keys, args[0]
-        if self.first == "cls" and self.kind == "function" and not isinstance(instance, type):
-            raise UnkeyableError(
-                f"{self.name}: its first argument must be the class, not {instance!r}: a helper reached through a "
-                f"@classmethod that stands above @cache_aside does not know the class. Put @cache_aside above "
-                f"@classmethod, or give the class first"
-            )
+        self._check_class(args)
         by_identity = self.first not in keys.binding.ignored and (
             space.local if isinstance(instance, type) else not is_value_class(type(instance))
         )
@@ -202,11 +200,23 @@ class Memoized:
             return own, keys.text(args, kwargs, own.instance) if key is None else key
         return space, keys.text(args, kwargs)
 
+    def _check_class(self, args: tuple[Any, ...]) -> None:
+        if self.first == "cls" and self.kind == "function" and not isinstance(args[0] if args else None, type):
+            given = f"not a {type(args[0]).__name__}" if args else "and there is none"
+            raise UnkeyableError(
+                f"{self.name}: its first argument must be the class, {given}: a helper reached through a "
+                f"@classmethod that stands above @cache_aside does not know the class. Put @cache_aside above "
+                f"@classmethod, or give the class first"
+            )
+
     def tags_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
         """Return the tags of a call. They are matched whole, so their values are not escaped as those of keys are."""
         values = self.keys.values(args, kwargs)
-        for _, template in self._tags:
-            template.render(values)  # refuses what has no text of its own
+        try:
+            for _, template in self._tags:
+                template.render(values)  # refuses what has no text of its own
+        except UnkeyableError as error:
+            raise UnkeyableError(f"{self.name}: tags: {error}") from None
         return tuple(dict.fromkeys(tag.format_map(values) for tag, _ in self._tags))
 
     # -- calls ---------------------------------------------------------------------------------------------------------
@@ -245,9 +255,17 @@ class Memoized:
 
     # -- helpers -------------------------------------------------------------------------------------------------------
 
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
+        try:
+            return self.keys.bind(*args, **kwargs)
+        except TypeError:
+            if self.method:
+                self._check_class(args)  # what is missing may be the class
+            raise
+
     def place(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> tuple[Space, Any]:
         """Return the space and the key of a call as it is written."""
-        canonical, named = self.keys.bind(*args, **kwargs)
+        canonical, named = self._bind(args, kwargs)
         return self.locate(canonical, named or _NONE, bound)
 
     def invalidate(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
@@ -262,10 +280,11 @@ class Memoized:
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
         """Load the call's result and store it, whatever is there; return it."""
-        canonical, named = self.keys.bind(*args, **kwargs)
+        canonical, named = self._bind(args, kwargs)
         space, key = self.locate(canonical, named or _NONE, bound)
-        call = self._flight(space, key, canonical, named or _NONE)
-        return drivers.refresh_async(self.plan, call) if self.is_async else drivers.refresh(self.plan, call)
+        drive = drivers.refresh_async if self.is_async else drivers.refresh
+        # The flight has no name here: this frame, in the traceback of an error, must not hold the error.
+        return drive(self.plan, self._flight(space, key, canonical, named or _NONE))
 
     def peek(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
         """Return the call's stored result or MISSING."""
@@ -274,7 +293,7 @@ class Memoized:
 
     def set(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
         """Store a value as the call's result; one that the options do not keep is an error."""
-        canonical, named = self.keys.bind(*args, **kwargs)
+        canonical, named = self._bind(args, kwargs)
         space, key = self.locate(canonical, named or _NONE, bound)
         tags = self.tags_of(canonical, named or _NONE) if self._tags else ()
         ttl = self.plan.policy.judge(value)
@@ -287,7 +306,7 @@ class Memoized:
 
     def key_for(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> str:
         """Return the text of the call's key."""
-        canonical, named = self.keys.bind(*args, **kwargs)
+        canonical, named = self._bind(args, kwargs)
         space, _ = self.locate(canonical, named or _NONE, bound)
         return self.keys.text(canonical, named, space.instance)
 

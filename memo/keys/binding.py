@@ -90,7 +90,7 @@ class Binding:
                 pieces.append("/")
         return ", ".join(pieces)
 
-    def _bound_call(self, first: str | None) -> str:
+    def _canonical(self, first: str | None = None) -> str:
         """Return the source of the canonical `(args, kwargs)`; `first` stands in the place of the first parameter."""
         names = list(self.positional)
         if first is not None:
@@ -131,7 +131,7 @@ class Binding:
 
     def bind(self) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any] | None]]:
         """Return a function that takes the call's arguments and returns them in the canonical form."""
-        return self._make(f"def __call__({self._header(True, False)}):\n return {self._bound_call(None)}\n", {})
+        return self._make(f"def __call__({self._header(True, False)}):\n return {self._canonical()}\n", {})
 
     def raw(self, skip_first: bool) -> Callable[..., tuple[Any, ...] | None]:
         """Return a function from canonical arguments to the raw key, or None if one of them is no plain scalar."""
@@ -148,13 +148,16 @@ class Binding:
                 bound one, `tables` by id of the instance), `state`, `time`, `touch`, `hits` and `lock`.
             fast: look up the raw key in memory first.
             locked: take the lock for it: without a GIL the recency order is not safe to touch.
-            bound: a method of the bound class: the first parameter is the instance that it holds.
+            bound: the first parameter is an instance or a class, whose table is looked up by id.
             coroutine: an `async def`.
         """
         p = self._prefix
         key, _, condition = self._raw(bound)
-        instance = f"{p}bound.__self__"
-        header = f"{p}bound, {self._header(True, True)}" if bound else self._header(True, False)
+        instance = f"{p}instance"
+        header = self._header(True, skip_first=bound)
+        if bound:
+            # By position only: a keyword argument of the user's may have any name.
+            header = f"{instance}, {'' if '/' in header else '/, '}{header}"
         lines = [f"{'async ' if coroutine else ''}def __call__({header}):"]
         if fast:
             find = f"{p}tables[{p}id({instance})].get" if bound else f"{p}find"
@@ -172,8 +175,9 @@ class Binding:
                 f"  except {p}Exception:",
                 "   pass",
             ]
-        call = self._bound_call(instance if bound else None)
-        lines.append(f" return {'await ' if coroutine else ''}{p}miss({bound}, {call})\n")
+        lines.append(
+            f" return {'await ' if coroutine else ''}{p}miss({bound}, {self._canonical(instance if bound else None)})\n"
+        )
         return self._make("\n".join(lines), parts)
 
     def _make(self, source: str, parts: dict[str, Any]) -> Callable[..., Any]:

@@ -105,10 +105,11 @@ class Shape:
                 else:
                     value = values.pop(0) if part == "" else named[part]
                     raw += [type(value), value]
-            plain = all(map(is_plain, values)) if "*" in self.parts else all(map(is_plain, raw[1::2]))
+            single = [raw[2 * index + 1] for index, part in enumerate(self.parts) if part != "*"]
+            plain = all(map(is_plain, [*single, *values]))
             key = tuple(raw)
             return key if plain and self.text(key) == text else text
-        except (SyntaxError, ValueError, LookupError, MemoryError, RecursionError):
+        except (SyntaxError, ValueError, TypeError, LookupError, MemoryError, RecursionError):
             return text
 
 
@@ -171,10 +172,10 @@ class CallKeys:
             unused = ignored & set(self.template.fields)
             if unused:
                 raise OptionError(f"{name}: key={key!r} uses {sorted(unused)}, which ignore= leaves out")
-        elif callable(key):
+        elif callable(key) and not inspect.iscoroutinefunction(key):
             self._callable = key
         elif key is not None:
-            raise OptionError(f"{name}: key={key!r}: allowed are a template such as 'user:{{user_id}}' or a callable")
+            raise OptionError(f"{name}: key={key!r}: allowed are a template ('user:{{user_id}}') and a plain function")
         if key is not None and ignored:
             raise OptionError(f"{name}: ignore= has no meaning beside key=, which names all that counts")
         self.explicit = key is not None
