@@ -13,7 +13,7 @@ from .stores import MemoryStore, NullStore, Store
 __all__ = ["check_store", "resolve_store"]
 
 # Guards _stores.
-_lock = fork_safe_lock()
+_lock = fork_safe_lock(outer=True)
 _stores: dict[str, Store] = {}
 
 

@@ -2,7 +2,8 @@
 
 A child of fork has one thread, and a lock that another thread held at that moment would stay locked in it for ever. So
 every lock of memo is made here: all of them are taken before a fork and released on both sides, and what a child must
-not inherit is dropped in it. No code of memo takes one of these locks while it holds another, so their order is free.
+not inherit is dropped in it. The few under which another one may be taken are called outer and come first; else no code
+of memo takes one of these locks while it holds another.
 """
 
 from __future__ import annotations
@@ -15,15 +16,20 @@ from typing import Any
 
 __all__ = ["fork_safe_lock", "in_child"]
 
-_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+_outer: weakref.WeakSet[Any] = weakref.WeakSet()
+_inner: weakref.WeakSet[Any] = weakref.WeakSet()
 _held: list[Any] = []  # the locks that the fork in progress has taken; used by the forking thread alone
 _callbacks: list[Callable[[], object]] = []
 
 
-def fork_safe_lock() -> threading.RLock:
-    """Return a new re-entrant lock that no fork can leave locked in the child."""
+def fork_safe_lock(outer: bool = False) -> threading.RLock:
+    """Return a new re-entrant lock that no fork can leave locked in the child.
+
+    Args:
+        outer: an inner lock, and no outer one, may be taken while it is held.
+    """
     lock = threading.RLock()
-    _locks.add(lock)
+    (_outer if outer else _inner).add(lock)
     return lock
 
 
@@ -33,7 +39,7 @@ def in_child(callback: Callable[[], object]) -> None:
 
 
 def _before() -> None:
-    for lock in list(_locks):
+    for lock in [*_outer, *_inner]:
         lock.acquire()
         _held.append(lock)
 

@@ -31,7 +31,7 @@ from .stores.tables import Table
 __all__ = ["Memoized"]
 
 # Guards the moment at which a function gets its store.
-_lock = fork_safe_lock()
+_lock = fork_safe_lock(outer=True)
 
 _NONE: dict[str, Any] = {}
 """The keyword arguments of a call without any; never changed."""
@@ -282,9 +282,14 @@ class Memoized:
         """Load the call's result and store it, whatever is there; return it."""
         canonical, named = self._bind(args, kwargs)
         space, key = self.locate(canonical, named or _NONE, bound)
-        drive = drivers.refresh_async if self.is_async else drivers.refresh
         # The flight has no name here: this frame, in the traceback of an error, must not hold the error.
-        return drive(self.plan, self._flight(space, key, canonical, named or _NONE))
+        if self.is_async:
+            return self._refresh_async(space, key, canonical, named or _NONE)
+        return drivers.refresh(self.plan, self._flight(space, key, canonical, named or _NONE))
+
+    async def _refresh_async(self, *call: Any) -> Any:
+        # The flight belongs to the event loop that awaits this, which need not run yet when the helper is called.
+        return await drivers.refresh_async(self.plan, self._flight(*call))
 
     def peek(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
         """Return the call's stored result or MISSING."""
