@@ -143,7 +143,10 @@ class _Bound(_Helpers, partial[Any]):
 
     __slots__ = ()
 
-    _memoized: Memoized
+    _memoized = cast("Memoized", None)  # set by _wrap
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._memoized.plan.function, name)  # as a method does: __qualname__, __annotations__, ...
 
     @property
     def __self__(self) -> Any:
@@ -151,7 +154,8 @@ class _Bound(_Helpers, partial[Any]):
 
     @property
     def __func__(self) -> Any:
-        return self._memoized.wrapper()
+        wrapper = self._memoized.wrapper()
+        return self._memoized.plan.function if wrapper is None else wrapper
 
     @property
     def __wrapped__(self) -> Any:

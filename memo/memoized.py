@@ -130,7 +130,10 @@ class Memoized:
         with _lock:
             if self.space is None:
                 self.store = store
-                space = store.attach(self.keys, self.counters.hits, self.counters.misses, self.wrapper())
+                owner = self.wrapper()
+                if owner is None:  # its class has lost it, and a bound method is still there
+                    owner = self
+                space = store.attach(self.keys, self.counters.hits, self.counters.misses, owner)
                 self._raw = self.keys.binding.raw(skip_first=False)
                 if self.first is not None:
                     self._raw_rest = self.keys.binding.raw(skip_first=True)
@@ -183,6 +186,8 @@ class Memoized:
         if keys.explicit:
             return space, keys.text(args, kwargs)
         if self.method or (bound and self.first is not None):
+            if not bound:
+                self._check_class(args)
             return self._locate_of(space, args, kwargs)
         key = self._raw(*args, **kwargs) if space.raw else None
         return space, keys.text(args, kwargs) if key is None else key
@@ -190,7 +195,6 @@ class Memoized:
     def _locate_of(self, space: Space, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Space, Any]:
         """Do what `locate` does for a call whose first argument is an instance or a class."""
         keys, instance = self.keys, args[0]
-        self._check_class(args)
         by_identity = self.first not in keys.binding.ignored and (
             space.local if isinstance(instance, type) else not is_value_class(type(instance))
         )
@@ -255,17 +259,19 @@ class Memoized:
 
     # -- helpers -------------------------------------------------------------------------------------------------------
 
-    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
+    def _bind(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool
+    ) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
         try:
             return self.keys.bind(*args, **kwargs)
         except TypeError:
-            if self.method:
+            if self.method and not bound:
                 self._check_class(args)  # what is missing may be the class
             raise
 
     def place(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> tuple[Space, Any]:
         """Return the space and the key of a call as it is written."""
-        canonical, named = self._bind(args, kwargs)
+        canonical, named = self._bind(args, kwargs, bound)
         return self.locate(canonical, named or _NONE, bound)
 
     def invalidate(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
@@ -280,7 +286,7 @@ class Memoized:
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
         """Load the call's result and store it, whatever is there; return it."""
-        canonical, named = self._bind(args, kwargs)
+        canonical, named = self._bind(args, kwargs, bound)
         space, key = self.locate(canonical, named or _NONE, bound)
         # The flight has no name here: this frame, in the traceback of an error, must not hold the error.
         if self.is_async:
@@ -298,7 +304,7 @@ class Memoized:
 
     def set(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> Any:
         """Store a value as the call's result; one that the options do not keep is an error."""
-        canonical, named = self._bind(args, kwargs)
+        canonical, named = self._bind(args, kwargs, bound)
         space, key = self.locate(canonical, named or _NONE, bound)
         tags = self.tags_of(canonical, named or _NONE) if self._tags else ()
         ttl = self.plan.policy.judge(value)
@@ -311,7 +317,7 @@ class Memoized:
 
     def key_for(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> str:
         """Return the text of the call's key."""
-        canonical, named = self._bind(args, kwargs)
+        canonical, named = self._bind(args, kwargs, bound)
         space, _ = self.locate(canonical, named or _NONE, bound)
         return self.keys.text(canonical, named, space.instance)
 
