@@ -234,10 +234,13 @@ async def _load_async(plan: Plan, flight: TaskFlight, renew: bool) -> Outcome:
             try:
                 answer = Outcome(await plan.function(*flight.args, **flight.kwargs))
                 plan.counters.loaded(time.perf_counter() - started)
-            except BaseException as error:  # noqa: BLE001 - as in _load
+            except BaseException as error:  # noqa: BLE001 - as in _run
                 answer = Failure(error)
             finally:
-                inside.reset(token)
+                try:
+                    inside.reset(token)
+                except ValueError:
+                    pass  # its loop is gone, and the collector closes it in whatever context that comes in
     except StopIteration as stop:
         outcome: Outcome = stop.value
         try:
