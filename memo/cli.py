@@ -235,7 +235,7 @@ def _stampede() -> dict[str, Any]:
 def report(result: dict[str, Any]) -> Iterator[str]:
     """Yield the lines that a person reads, none longer than 80 columns."""
     found, edit, stampede = result["found"], result["edit"], result["stampede"]
-    yield f"memo {result['memo']}: Python {result['python']}'s standard library through one cached function"
+    yield f"memo {result['memo']}: the sources of Python {result['python']} through one cached function"
     yield ""
     yield f"{'pass':6}{'files':>7}{'time':>11}{'hits':>8}{'misses':>8}{'hit ratio':>12}{'saved':>11}{'entries':>9}"
     for each in result["passes"]:
@@ -246,7 +246,7 @@ def report(result: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield f"found: {found['lines']:,} lines, {found['functions']:,} functions, {found['classes']:,} classes"
     hardest = f"{found['hardest']['function']}() in {found['hardest']['file']}"
-    yield f"most complex: {hardest:.50} (complexity {found['hardest']['complexity']})"
+    yield f"most complex: {hardest:.46} (complexity {found['hardest']['complexity']})"
     yield ""
     yield f"edit a copy of {edit['file']:.40}, adding one function:"
     yield f"  before the edit           {edit['functions_before']:>5} functions"
