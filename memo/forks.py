@@ -12,12 +12,14 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 __all__ = ["fork_safe_lock", "in_child"]
 
-_outer: weakref.WeakSet[Any] = weakref.WeakSet()
-_inner: weakref.WeakSet[Any] = weakref.WeakSet()
+# Weakly, by id. Plain dicts, because a list of their values is made in one step while other threads make locks.
+_outer: dict[int, weakref.ref[Any]] = {}
+_inner: dict[int, weakref.ref[Any]] = {}
 _held: list[Any] = []  # the locks that the fork in progress has taken; used by the forking thread alone
 _callbacks: list[Callable[[], object]] = []
 
@@ -29,7 +31,8 @@ def fork_safe_lock(outer: bool = False) -> threading.RLock:
         outer: an inner lock, and no outer one, may be taken while it is held.
     """
     lock = threading.RLock()
-    (_outer if outer else _inner).add(lock)
+    locks, ident = _outer if outer else _inner, id(lock)
+    locks[ident] = weakref.ref(lock, partial(locks.pop, ident))
     return lock
 
 
@@ -39,9 +42,11 @@ def in_child(callback: Callable[[], object]) -> None:
 
 
 def _before() -> None:
-    for lock in [*_outer, *_inner]:
-        lock.acquire()
-        _held.append(lock)
+    for reference in [*_outer.values(), *_inner.values()]:
+        lock = reference()
+        if lock is not None:
+            lock.acquire()
+            _held.append(lock)
 
 
 def _release() -> None:
