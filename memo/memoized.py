@@ -241,7 +241,10 @@ class Memoized:
         first: Any = ABSENT
         if key is None:
             space, key = self.locate(args, named, bound)
-            first = space.read(key) if space.local else None
+            try:
+                first = space.read(key) if space.local else None
+            except Exception:  # noqa: BLE001 - the algorithm reads again, and counts it if that fails too
+                first = None
             if first is not None and first.value is not MISSING:
                 # A hit needs no flight.
                 self.counters.hits.tick()

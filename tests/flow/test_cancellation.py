@@ -138,9 +138,7 @@ async def test_a_caller_that_comes_while_an_abandoned_load_is_dying_loads_afresh
     assert await f.peek(7) == 2
 
 
-async def test_a_function_that_swallows_its_cancellation_does_no_harm(
-    cached, look, quiet_loop
-):
+async def test_a_function_that_swallows_its_cancellation_does_no_harm(cached, look, quiet_loop):
     entered = asyncio.Event()
 
     async def stubborn(x):
