@@ -182,6 +182,7 @@ def test_no_line_is_longer_than_80_columns_or_needs_more_than_ascii(library, cap
         (0.0, "0.00 s"),
         (0.0000004, "0 us"),
         (0.00079, "790 us"),
+        (0.0012, "1.2 ms"),
         (0.0123, "12.3 ms"),
         (0.9994, "999.4 ms"),
         (3.48, "3.48 s"),
