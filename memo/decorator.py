@@ -238,11 +238,16 @@ def _wrap(function: Any, options: dict[str, Any]) -> Any:
 
     def first_bound_call(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
         memoized.attached()
-        if bound is first_bound_call:  # no parameter for the instance by name: it goes among the others
+        if bound is first:  # no parameter for the instance by name: it goes among the others
             return cls.__call__(instance, *args, **kwargs)
         return bound(instance, *args, **kwargs)
 
-    bound: Callable[..., Any] = first_bound_call
+    async def first_async_call(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return await first_bound_call(instance, *args, **kwargs)
+
+    # From Python 3.13 on, `inspect.iscoroutinefunction` looks into a partial before it asks whether that is a method.
+    first: Callable[..., Any] = first_async_call if memoized.is_async else first_bound_call
+    bound = first
     # A static method: the wrapper is not among the arguments, whatever the function's parameters are called.
     cls: Any = type("Cached", (_Cached,), {"__get__": get, "__call__": staticmethod(call)})
 
