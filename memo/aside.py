@@ -26,7 +26,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, final
 
 from .entry import MISSING, UNREAD, Reading
-from .flight import Failure, Flight, Outcome
+from .flight import Failure, Flight, Found, Outcome
 from .policy import NOT_KEPT, Policy
 from .stats import FunctionCounters
 
@@ -172,7 +172,7 @@ def lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Gen
                 joinable = False
                 break
             # A leader that was interrupted or cancelled leaves no outcome for others: they elect a new one.
-            if answer is not GONE and not answer.died:
+            if answer is not GONE and not answer.private:
                 outcome: Outcome = answer
                 return outcome
         elif flight is doubted and mine.replace(flight):
@@ -206,7 +206,7 @@ def load(plan: Plan, flight: Flight, renew: bool) -> Generator[Command, Any, Out
     """
     reading: Reading = yield RENEW if renew else TAKE
     if reading.value is not MISSING:
-        return Outcome(reading.value)
+        return Found(reading.value)
     # The lease before `begun`: a caller that reads them the other way round never sees a load without its lease.
     flight.lease = reading.lease
     flight.begun = True

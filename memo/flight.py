@@ -19,7 +19,7 @@ from .forks import fork_safe_lock, in_child
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Failure", "Flight", "Outcome", "TaskFlight", "inside"]
+__all__ = ["Failure", "Flight", "Found", "Outcome", "TaskFlight", "inside"]
 
 inside: ContextVar[Flight | None] = ContextVar("memo_inside", default=None)
 """The innermost load that the current code runs within; with `Flight.parent` a chain of all of them."""
@@ -39,8 +39,8 @@ class Outcome:
     __slots__ = ("value",)
 
     error: BaseException | None = None
-    died = False
-    """Whether the leader was interrupted or cancelled: that is its own fate, and waiters do not inherit it."""
+    private = False
+    """Whether it is the leader's alone: waiters do not inherit it but look again."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -50,15 +50,27 @@ class Outcome:
         return self.value
 
 
+class Found(Outcome):
+    """The outcome of a leader whose second look found a value, so that it has not loaded at all.
+
+    1. the leader looks and finds the value   2. it is invalidated   3. a caller comes, and joins since no load has
+    begun. It must not be given what was there before it came; if that still stands, it finds it by itself.
+    """
+
+    __slots__ = ()
+
+    private = True
+
+
 class Failure(Outcome):
     """The outcome of a load that raised: the error, with the traceback that it had when it left the load."""
 
-    __slots__ = ("context", "died", "error", "traceback")
+    __slots__ = ("context", "error", "private", "traceback")
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(MISSING)
         self.error: BaseException = error
-        self.died: bool = not isinstance(error, Exception)
+        self.private: bool = not isinstance(error, Exception)  # it was interrupted or cancelled: its own fate
         # The first link is the driver's own frame: what the user debugs begins behind it.
         self.traceback = error.__traceback__.tb_next if error.__traceback__ is not None else None
         self.context = error.__context__
