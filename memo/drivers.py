@@ -18,11 +18,9 @@ from .entry import UNREAD
 from .flight import Failure, Flight, Outcome, TaskFlight, inside
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from .entry import Reading
 
-__all__ = ["lookup", "lookup_async", "refresh", "refresh_async"]
+__all__ = ["lookup_async", "refresh_async", "run"]
 
 POLL = 0.25
 """Seconds after which a task that waits for another event loop's flight looks whether that loop still runs."""
@@ -43,37 +41,20 @@ _DIED = _died()
 # -- blocking ----------------------------------------------------------------------------------------------------------
 
 
-def lookup(plan: Plan, mine: Flight, first: Reading | None) -> Any:
+def run(plan: Plan, mine: Flight, first: Reading | None, renew: bool) -> Any:
     """Return the result of one call, from the store, from another caller's load or from its own.
 
     Args:
         plan: of the decorated function.
         mine: the call.
         first: the algorithm's first read, if the caller has made it.
+        renew: load and store the result whatever is there, and join nobody's load.
 
     Raises:
         BaseException: what the function raised.
         RecursiveLoadError: the call waits for itself.
     """
-    outcome = _run(plan, mine, aside.lookup(plan, mine, first, inline=True))
-    if outcome.error is None:
-        return outcome.value
-    try:
-        return outcome.result()
-    finally:
-        del mine, outcome  # the error's traceback holds this frame, which must not hold the error
-
-
-def refresh(plan: Plan, mine: Flight) -> Any:
-    """Load and store one call's result whatever is there, and return it; joins nobody's load."""
-    outcome = _run(plan, mine, aside.refresh(plan, mine))
-    try:
-        return outcome.result()
-    finally:
-        del mine, outcome  # as in lookup
-
-
-def _run(plan: Plan, mine: Flight, steps: Generator[aside.Command, Any, Outcome]) -> Outcome:
+    steps = aside.refresh(plan, mine) if renew else aside.lookup(plan, mine, first, inline=True)
     answer: Any = None
     outcome: Outcome | None = None
     try:
@@ -103,11 +84,14 @@ def _run(plan: Plan, mine: Flight, steps: Generator[aside.Command, Any, Outcome]
         finally:
             if mine.outcome is None or mine.wakers:
                 mine.settle(outcome or _DIED)
-            steps.close()
+            if outcome is None:
+                steps.close()
+    if outcome.error is None:
+        return outcome.value
     try:
-        return outcome
+        return outcome.result()
     finally:
-        del mine, outcome, answer  # a frame of the user's leads back to this one: see lookup
+        del mine, outcome, answer, command  # the error's traceback holds this frame, which must not hold the error
 
 
 def _wait(plan: Plan, flight: Flight) -> Any:

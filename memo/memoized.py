@@ -252,7 +252,8 @@ class Memoized:
         if self.is_async:
             return drivers.lookup_async(self.plan, self._flight(space, key, args, named), first)
         tags = self.tags_of(args, named) if self._tags else ()
-        return drivers.lookup(self.plan, Flight(space, key, args, named, tags, inside.get()), first)
+        # The flight has no name here: this frame, in the traceback of an error, must not hold the error.
+        return drivers.run(self.plan, Flight(space, key, args, named, tags, inside.get()), first, False)
 
     def _flight(self, space: Space, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tags = self.tags_of(args, kwargs) if self._tags else ()
@@ -291,10 +292,9 @@ class Memoized:
         """Load the call's result and store it, whatever is there; return it."""
         canonical, named = self._bind(args, kwargs, bound)
         space, key = self.locate(canonical, named or _NONE, bound)
-        # The flight has no name here: this frame, in the traceback of an error, must not hold the error.
         if self.is_async:
             return self._refresh_async(space, key, canonical, named or _NONE)
-        return drivers.refresh(self.plan, self._flight(space, key, canonical, named or _NONE))
+        return drivers.run(self.plan, self._flight(space, key, canonical, named or _NONE), None, True)
 
     async def _refresh_async(self, *call: Any) -> Any:
         # The flight belongs to the event loop that awaits this, which need not run yet when the helper is called.
