@@ -27,10 +27,10 @@ T = TypeVar("T")
 
 
 def checked_key(key: object) -> str:
-    """Return `key` if it is text, else raise OptionError."""
+    """Return `key` as plain text (of a subclass, the text), or raise OptionError."""
     if not isinstance(key, str):
         raise OptionError(f"key={key!r}: a store's keys are text; fn.key_for(...) gives that of a decorated call")
-    return key
+    return key if type(key) is str else str.__str__(key)
 
 
 def checked_tags(tags: Iterable[object]) -> tuple[str, ...]:
@@ -39,7 +39,7 @@ def checked_tags(tags: Iterable[object]) -> tuple[str, ...]:
     for tag in given:
         if not isinstance(tag, str) or not tag:
             raise OptionError(f"tags={given!r}: a tag is text that is not empty, not {tag!r}")
-    return tuple(dict.fromkeys(given))  # type: ignore[arg-type]  # checked above
+    return tuple(dict.fromkeys(checked_key(tag) for tag in given))
 
 
 def checked_amount(amount: Any) -> Any:

@@ -3,6 +3,7 @@ but `save` and `load`."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -115,7 +116,8 @@ class MemoryStore(Store):
     def set(self, key: str, value: Any, ttl: Ttl = DEFAULT) -> None:
         """Store a value, which becomes the most recently used one."""
         length = ttl if ttl is DEFAULT else checked_ttl(ttl)
-        for table, place in self._places(checked_key(key)):
+        key = checked_key(key)
+        for table, place in self._places(key):
             if table is not self._plain:
                 table.remove(place)
         self._plain.put(key, value, length, ())
@@ -146,12 +148,13 @@ class MemoryStore(Store):
             ValueError: what is there is not a number.
             OptionError: the amount is none.
         """
+        key = checked_key(key)
         checked_amount(amount)
         shelf, serializer = self._shelf, self._shelf.serializer
         while True:
             now = shelf.tick()
             with shelf.lock:
-                entry = self._plain.get(checked_key(key))
+                entry = self._plain.get(key)
                 alive = entry is not None and shelf.alive(entry, now)
                 number: Any = entry.value if entry is not None and alive else None
             # A serializer is the user's code, so it runs outside of the lock, and then we look again.
@@ -161,10 +164,10 @@ class MemoryStore(Store):
                 raise ValueError(f"increment({key!r}): there is a {type(number).__name__}, which is not a number")
             total = number + amount if alive else amount
             value = total if serializer is None else serializer.dumps(total)
-            until = now + (self.default_ttl or math.inf) if entry is None or not alive else entry.fresh_until
             victims: list[Any] = []
             with shelf.lock:
                 if self._plain.get(key) is entry and (not alive or entry in shelf.order):
+                    until = now + (self.default_ttl or math.inf) if entry is None or not alive else entry.fresh_until
                     shelf.insert(Entry(self._plain, key, value, until), victims)
                     return total
 
@@ -207,8 +210,9 @@ class MemoryStore(Store):
                 entry = table.get(place)
                 if entry is not None and shelf.alive(entry, now):
                     entry.fresh_until = math.inf if length is None else now + length
-                    shelf.order.move_to_end(entry)
-                    found = True
+                    with contextlib.suppress(KeyError):  # a signal handler or a finalizer has removed it since
+                        shelf.order.move_to_end(entry)
+                        found = True
         return found
 
     # -- many at once ------------------------------------------------------------------------------------------------
@@ -224,7 +228,7 @@ class MemoryStore(Store):
         now = shelf.tick()
         for table in self._tables():
             with shelf.lock:
-                alive = [key for key, entry in table.items() if shelf.alive(entry, now)]
+                alive = [entry.key for entry in list(table.values()) if shelf.alive(entry, now)]
             for key in alive:
                 text = table.text_of(key)
                 if matches(text):
@@ -279,7 +283,7 @@ class MemoryStore(Store):
         """Return what has been counted, by this store's own methods and by its functions' calls."""
         shelf = self._shelf
         with shelf.lock:
-            counters = [table.counters for table in shelf.tables if table.counters is not None]
+            counters = [table.counters for table in list(shelf.tables) if table.counters is not None]
             return StoreStats(
                 hits=self._hits.value + shelf.hits + sum(hits.value for hits, _ in counters),
                 misses=self._misses.value + shelf.misses + sum(misses.value for _, misses in counters),
@@ -332,10 +336,10 @@ class MemoryStore(Store):
         stats = self.stats()
         names: dict[str, list[Table]] = {}
         with shelf.lock:
-            for table in shelf.tables:
+            for table in list(shelf.tables):
                 names.setdefault(table.shape.label, []).append(table)
             named = {id(tables[0]): tables[0] for tables in names.values() if len(tables) == 1 and tables[0].nameable}
-            alive = [entry for entry in shelf.order if now < entry.fresh_until and id(entry.space) in named]
+            alive = [entry for entry in list(shelf.order) if now < entry.fresh_until and id(entry.space) in named]
         rows = [
             snapshot.Row(
                 owner=None if entry.space is self._plain else entry.space.shape.label,

@@ -97,38 +97,68 @@ class Shelf:
         """Return whether an entry may be served. The lock is held."""
         return entry is not None and now < entry.fresh_until and entry in self.order
 
-    def insert(self, entry: Entry, victims: list[Any]) -> None:
+    def insert(self, entry: Entry, victims: list[Any], lease: Lease | None = None) -> bool:
         """Put an entry in the place of the one at its key, or of the least recently used one. The lock is held.
 
-        1. what it replaces leaves `order`   2. the table leads to the new one   3. the new one enters `order`. An
-        interruption between two of these leaves the key absent, and the size exact.
+        Args:
+            entry: what goes in; the lease that stands at its key is voided.
+            victims: what comes out.
+            lease: insert only if this stands at the key; None: in any case.
+
+        Returns:
+            Whether it was inserted.
         """
-        table, key, order = entry.space, entry.key, self.order
-        if key in table:
-            old = table[key]
-            victims.append(old)
-            self.unlink(old)
-        if len(order) >= self.max_size:
-            self.evict(victims)
-        table[key] = entry
-        order[entry] = None
+        table, key, order, leases = entry.space, entry.key, self.order, entry.space.leases
+        if lease is not None and leases.get(key) is not lease:
+            return False  # a later load's, perhaps: it may still fill
         if type(entry) is TaggedEntry:
             self.tag(entry, entry.tags)
-        self.sets += 1
+        room = 0 if key in table and table[key] in order else 1
+        if len(order) + room > self.max_size:
+            self.evict(room, victims)
+        # From here to where it says so there is no call: no signal handler, finalizer or Ctrl-C gets in between.
+        standing = leases[key] if key in leases else None  # noqa: SIM401 - `get` is a call
+        if lease is None or standing is lease:
+            old = table[key] if key in table else None  # noqa: SIM401
+            if old is not None and old in order:
+                del order[old]
+            table[key] = entry
+            order[entry] = None
+            if standing is not None:
+                del leases[key]
+            # To here.
+            self.sets += 1
+            if type(entry) is TaggedEntry:
+                self.tag(entry, entry.tags)  # in case that a handler has taken a tag away since the first time
+            if type(standing) is TaggedLease:
+                self.untag(standing)
+            if old is not None:
+                victims.append(old)
+                if type(old) is TaggedEntry:
+                    self.untag(old)
+            return True
+        self.untag(entry)
+        return False
 
-    def evict(self, victims: list[Any]) -> None:
-        """Make room for one more entry. The lock is held."""
+    def evict(self, room: int, victims: list[Any]) -> None:
+        """Make room for that many more entries. The lock is held."""
         order = self.order
-        while len(order) >= self.max_size:
-            victim, _ = order.popitem(last=False)
+        while len(order) + room > self.max_size:
+            try:
+                victim, _ = order.popitem(last=False)
+            except KeyError:  # a signal handler or a finalizer has emptied it since
+                return
+            self.evictions += 1
             victims.append(victim)
             if type(victim) is TaggedEntry:
                 self.untag(victim)
-            # In nearly every case it is the victim; if another got there meanwhile, it goes back.
-            gone = victim.space.pop(victim.key, None)
-            if gone is not victim and gone is not None:
-                victim.space.setdefault(victim.key, gone)
-            self.evictions += 1
+            self.detach(victim)
+
+    def detach(self, entry: Entry) -> None:
+        """Let its key no longer lead to an entry that is a corpse. The lock is held."""
+        table, key = entry.space, entry.key
+        if key in table and table[key] is entry:  # no call, as in `insert`
+            del table[key]
 
     def unlink(self, entry: Entry) -> bool:
         """Make an entry a corpse; return whether it was none. The lock is held."""
@@ -141,10 +171,11 @@ class Shelf:
     def tag(self, item: TaggedEntry | TaggedLease, tags: tuple[str, ...]) -> None:
         """Let an invalidation of the tags find an entry or a lease. The lock is held."""
         for tag in tags:
-            bearers = self.tags.get(tag)
-            if bearers is None:
-                bearers = self.tags[tag] = set()
-            bearers.add(item)
+            while tag not in self.tags or item not in self.tags[tag]:
+                if tag not in self.tags:
+                    self.tags[tag] = set()
+                else:
+                    self.tags[tag].add(item)
 
     def untag(self, item: Entry | Lease) -> None:
         """Let invalidations of its tags no longer find an entry or a lease. The lock is held."""
@@ -153,8 +184,8 @@ class Shelf:
                 bearers = self.tags.get(tag)
                 if bearers is not None:
                     bearers.discard(item)
-                    if not bearers:
-                        self.tags.pop(tag, None)
+                    if not bearers and tag in self.tags and self.tags[tag] is bearers:  # no call, as in `insert`
+                        del self.tags[tag]
 
     def void(self, table: Table, key: Any) -> None:
         """Take away the lease that stands at a key, if any. The lock is held."""
@@ -166,11 +197,13 @@ class Shelf:
     def remove(self, table: Table, key: Any, now: float, victims: list[Any]) -> bool:
         """Void the lease at a key and remove its entry; return whether that was alive. The lock is held."""
         self.void(table, key)
-        entry = table.pop(key, None)
-        if entry is None:
+        if key not in table:
             return False
+        entry = table[key]
         victims.append(entry)
-        if not self.unlink(entry):
+        alive = self.unlink(entry)
+        self.detach(entry)
+        if not alive:
             return False
         if now < entry.fresh_until:
             self.deletes += 1
@@ -182,52 +215,53 @@ class Shelf:
         """Remove an entry whose time is over. The lock is held; a lease at its key is not touched."""
         if self.unlink(entry):
             self.expirations += 1
-        if entry.space.get(entry.key) is entry:
-            victims.append(entry.space.pop(entry.key, None))
+        victims.append(entry)
+        self.detach(entry)
 
     def empty_table(self, table: Table, victims: list[Any]) -> None:
         """Void all leases of a table and remove all its entries. The lock is held."""
-        for lease in table.leases.values():
-            self.untag(lease)
+        leases = list(table.leases.values())  # another thread may add one at any time, without the lock
         table.leases.clear()
-        entries = list(table.values())
-        victims.append(entries)
-        table.clear()  # from here on nothing of it is found; what follows is accounting
-        for entry in entries:
+        for lease in leases:
+            self.untag(lease)
+        for entry in list(table.values()):
+            victims.append(entry)
             if self.unlink(entry):
                 self.deletes += 1
+            self.detach(entry)
 
     def empty(self, victims: list[Any]) -> None:
         """Void all leases and remove all entries. The lock is held."""
         victims.append(list(self.order))
         self.deletes += len(self.order)
         self.order.clear()  # from here on everything is a corpse
-        self.tags.clear()
         for table in list(self.tables):
             for each in [table, *table.instances.values()]:
                 each.leases.clear()
                 each.clear()
             table.instances.clear()
+        victims.append(list(self.order))  # what a signal handler or a finalizer has stored since
+        self.order.clear()
+        if not self.order:  # no call, as in `insert`
+            self.tags = {}
 
     def bury(self, victims: list[Any]) -> None:
         """Remove the tables of functions and instances that have died. The lock is held."""
         while self.dead:
-            try:
-                table = self.dead.popleft().table
-            except IndexError:  # a finalizer got in between and buried it
-                return
-            table.retire(victims)
+            death = self.dead[0]
+            death.table.retire(victims)
+            if self.dead and self.dead[0] is death:  # else a finalizer got in between and has buried it
+                del self.dead[0]
 
     def invalidate_tag(self, tag: str, victims: list[Any]) -> None:
         """Remove every entry and void every lease that bears a tag. The lock is held."""
-        for item in self.tags.pop(tag, ()):
+        for item in list(self.tags.get(tag, ())):
             victims.append(item)
-            self.untag(item)
             if isinstance(item, TaggedLease):
                 if item.space.leases.get(item.key) is item:
                     del item.space.leases[item.key]
-                continue
-            if self.unlink(item):
-                self.deletes += 1
-            if item.space.get(item.key) is item:
-                item.space.pop(item.key, None)
+            else:
+                if self.unlink(item):
+                    self.deletes += 1
+                self.detach(item)
+            self.untag(item)

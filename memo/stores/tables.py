@@ -110,16 +110,23 @@ class Table(dict[Any, Entry], Space):
             lease = self.leases.get(key)
             if type(lease) is TaggedLease:
                 # Parameters left out of the key may give one key other tags: an invalidation of any voids it.
+                shelf.tag(lease, tags)
                 lease.tags = tuple(dict.fromkeys(lease.tags + tags))
             else:
-                lease = self.leases[key] = TaggedLease(self, key, tags) if tags else Lease()
-            if isinstance(lease, TaggedLease):
-                shelf.tag(lease, lease.tags)
+                lease = Lease()
+                if tags:
+                    lease = TaggedLease(self, key, tags)
+                    shelf.tag(lease, tags)
+                self.leases[key] = lease
         return Reading(MISSING, lease)
 
     def fill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
-        """Store a value if the lease still stands."""
-        return self._write(key, lease, value, ttl, tags)
+        """Store a value if the lease still stands; if the serializer fails, neither value nor lease stays."""
+        try:
+            return self._write(key, lease, value, ttl, tags)
+        except Exception:
+            self.release(key, lease, remove=True)
+            raise
 
     def _write(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool:
         """Store a value; with a lease only if that stands. This is the price of a miss, so it is written out."""
@@ -140,17 +147,10 @@ class Table(dict[Any, Entry], Space):
         entry = TaggedEntry(self, key, value, fresh_until, tags) if tags else Entry(self, key, value, fresh_until)
         victims: list[Any] = []
         with shelf.lock:
-            standing = self.leases.pop(key, None)
-            if lease is not None and standing is not lease:
-                if standing is not None:
-                    self.leases[key] = standing  # a later load's: it may still fill
-                return False
-            if type(standing) is TaggedLease:
-                shelf.untag(standing)
-            shelf.insert(entry, victims)
+            stored = shelf.insert(entry, victims, lease)
             if shelf.dead:
                 shelf.bury(victims)
-        return True
+        return stored
 
     def release(self, key: Any, lease: Any, remove: bool) -> None:
         """Take a lease away if it still stands, and with `remove` the value too."""
@@ -173,7 +173,10 @@ class Table(dict[Any, Entry], Space):
             if entry is None:
                 return None
             if shelf.alive(entry, now):
-                shelf.order.move_to_end(entry)
+                try:
+                    shelf.order.move_to_end(entry)
+                except KeyError:  # a signal handler or a finalizer has removed it since
+                    return None
                 return entry
             shelf.expire(entry, victims)
         return None
@@ -212,11 +215,9 @@ class Table(dict[Any, Entry], Space):
         shelf = self.shelf
         shelf.tick()
         with shelf.lock:
-            shelf.empty_table(self, victims)
-            tables = list(self.instances.values())
-            self.instances.clear()
-            for table in tables:
+            for table in [self, *self.instances.values()]:
                 shelf.empty_table(table, victims)
+            self.instances.clear()
 
     def peek(self, key: Any) -> Any:
         """Return the value at `key` or MISSING; nothing is moved."""
