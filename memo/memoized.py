@@ -138,8 +138,8 @@ class Memoized:
                 if self.first is not None:
                     self._raw_rest = self.keys.binding.raw(skip_first=True)
                 self.install(self._call_for(space), self._bound_call_for(space))
-                self._direct = self._fast(space) and not self.method
                 self.space = space
+                self._direct = self._fast(space) and not self.method  # after `space`: `miss` reads them the other way
         return self.space
 
     def _parts(self, space: Table) -> dict[str, Any]:
@@ -234,10 +234,10 @@ class Memoized:
             kwargs: likewise.
         """
         named = kwargs or _NONE
-        space: Any = self.space
         # What `locate` does, for most calls; and for them generated code has looked already. If it was wrong, since the
         # entry came a moment later, the algorithm's second look will find it.
         key = self._raw(*args, **named) if self._direct and not bound else None
+        space: Any = self.space
         first: Any = ABSENT
         if key is None:
             space, key = self.locate(args, named, bound)

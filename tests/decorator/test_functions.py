@@ -13,6 +13,7 @@ import pytest
 import wrapt
 
 from memo import DEFAULT, MISSING, MemoryStore, NullStore, OptionError, cache_aside, escape_pattern
+from memo import memoized as memoized_module
 from memo.testing import ManualClock
 
 
@@ -492,3 +493,72 @@ def test_the_default_store_is_one_for_all_functions() -> None:
     two: Any = cache_aside(lambda a: a)
     assert one.store is two.store
     assert one.store is not cache_aside(store="memory://?max_size=5")(lambda a: a).store
+
+
+# -- moments -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_function_that_another_thread_attached_meanwhile_is_not_attached_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between the look without the lock and the look with it."""
+    fn: Any = cache_aside(store=MemoryStore())(lambda a: object())
+    results = []
+    lock = memoized_module._lock
+
+    class Lock:
+        def __enter__(self) -> None:
+            monkeypatch.setattr(memoized_module, "_lock", lock)
+            results.append(fn(1))
+
+        def __exit__(self, *exc: object) -> None: ...
+
+    monkeypatch.setattr(memoized_module, "_lock", Lock())
+    assert fn(1) is results[0]
+
+
+def test_a_call_that_comes_while_the_function_is_being_attached() -> None:
+    """Generated code is in place before the function knows its space: what that code leaves over must wait for it."""
+    fn: Any = cache_aside(store=MemoryStore())(lambda a: a)
+    memoized = fn._self_memoized
+    state = vars(memoized)
+
+    class Attaching(type(memoized)):  # type: ignore[misc]
+        @property
+        def space(self) -> Any:
+            seen = state.get("_space")
+            if seen is None and not state.get("entered"):
+                state["entered"] = True
+                self.attached()  # another thread, right after our reading
+            return seen
+
+        @space.setter
+        def space(self, value: Any) -> None:
+            state["_space"] = value
+
+        @property
+        def _direct(self) -> bool:
+            return bool(state.get("_is_direct"))
+
+        @_direct.setter
+        def _direct(self, value: bool) -> None:
+            assert not value or state.get("_space") is not None
+            state["_is_direct"] = value
+
+    del state["space"], state["_direct"]
+    memoized.__class__ = Attaching
+    assert memoized.miss(False, (1,), None) == 1
+    assert state["_is_direct"]
+    assert fn.peek(1) == 1
+
+
+def test_a_read_that_fails_is_no_failure_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    fn: Any = cache_aside(store=MemoryStore())(lambda a: a)
+    fn([1])
+
+    def failing(table: Any, key: Any) -> Any:
+        raise OSError("unreadable")
+
+    monkeypatch.setattr(type(fn._self_memoized.space), "read", failing)
+    assert fn([1]) == [1]
+    assert fn.stats().errors == {"read": 1}

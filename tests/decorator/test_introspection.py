@@ -227,6 +227,11 @@ def test_pickles_by_reference(protocol: int) -> None:
     assert back(1) == ["1"]
 
 
+def test_it_reduces_to_its_name() -> None:
+    assert cached.__reduce__() == cached.__reduce_ex__(2) == "cached"
+    assert Owner.sm.__reduce__() == "Owner.sm"
+
+
 def test_what_its_name_does_not_lead_to_cannot_be_pickled() -> None:
     @cache_aside
     def local() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import enum
 import functools
@@ -641,6 +642,12 @@ def test_a_method_of_arguments_only_is_refused_but_for_value_classes() -> None:
         def m(*args: Any) -> Any:
             return args[1:]
 
+        @cache_aside
+        async def am(*args: Any) -> Any:
+            return args[1:]
+
+    assert asyncio.run(Keyed().am(1)) == asyncio.run(Keyed().am(1)) == (1,)
+    assert Keyed.am.stats().hits == 1
     assert Keyed().m(1) == Keyed().m(1) == (1,)
     assert Keyed.m.stats().hits == 1
     assert Keyed().m.peek(1) == (1,)

@@ -527,7 +527,7 @@ def test_values_that_are_not_plain_stay_text(shape: Shape, value: Any) -> None:
 ODD_TEXTS = [
     *("ns(-'a')", "ns(-None)", "ns(" + "-" * 100_000 + "1)", "ns(" + "(" * 10_000, "ns(1" + "9" * 5_000 + ")"),
     *("ns", "", "ns(", "ns(\x00)", "ns('\ud800", "ns(*[1])", "ns(**{})", "ns(1)(2)", "ns(x:=1)", "ns(1 for x in y)"),
-    *("ns)(", "ns(1,k=2,k=3)", "ns(#)", "ns(#00)"),
+    *("ns)(", "ns(1,k=2,k=3)", "ns(#)", "ns(#00)", "ns(1)+f(2)"),
 ]
 
 
