@@ -1,0 +1,47 @@
+"""A build without a GIL runs other generated code, which a build with one can run too: here it does."""
+
+from __future__ import annotations
+
+from memo import MemoryStore, cache_aside, memoized
+from memo.testing import ManualClock
+
+
+class Watching(ManualClock):
+    """A clock that notes whether the store's lock is held by whoever reads it."""
+
+    store: MemoryStore
+
+    def monotonic(self) -> float:
+        self.held = self.store._shelf.lock._is_owned()  # type: ignore[attr-defined]
+        return super().monotonic()
+
+
+def hits_under_the_lock(locked: bool, monkeypatch) -> bool:
+    monkeypatch.setattr(memoized, "_LOCKED", locked)
+    clock = Watching()
+    store = Watching.store = MemoryStore(clock=clock, cleanup_interval=None)
+
+    class Users:
+        @cache_aside(store=store, ttl=60)
+        def get(self, x: int) -> int:
+            return x
+
+    @cache_aside(store=store, ttl=60)
+    def f(x: int) -> int:
+        return x
+
+    users = Users()
+    for call in (f, users.get):
+        assert (call(1), call(1)) == (1, 1)
+        assert (call.stats().hits, call.stats().misses) == (1, 1)
+        assert clock.held is locked
+    assert not store._shelf.lock._is_owned()  # type: ignore[attr-defined]
+    return clock.held
+
+
+def test_without_a_gil_a_hit_takes_the_lock(monkeypatch) -> None:
+    assert hits_under_the_lock(True, monkeypatch)
+
+
+def test_with_a_gil_a_hit_takes_none(monkeypatch) -> None:
+    assert not hits_under_the_lock(False, monkeypatch)

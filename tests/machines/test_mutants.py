@@ -1,0 +1,224 @@
+"""What the machines catch: each breaks the code on purpose, and the machine that watches it must fail.
+
+A machine that passes whatever is done to the code proves nothing. The list is what README and docs may claim.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from memo import aside
+from memo.entry import MISSING, Lease, Reading, TaggedLease
+from memo.flight import Flight
+from memo.memoized import Memoized
+from memo.stores.memory import MemoryStore
+from memo.stores.shelf import Shelf
+from memo.stores.tables import Table
+
+
+def module(path: str) -> Any:
+    """Return a test module, by its path below tests/."""
+    name = f"mutants_{Path(path).stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = made = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(made)
+    return sys.modules[name]
+
+
+def machine(path: str, name: str) -> Callable[[], object]:
+    """Return a call that runs a state machine for a while."""
+
+    def watch() -> None:
+        few = settings(
+            max_examples=400,
+            stateful_step_count=40,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            print_blob=False,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate],  # the first failure will do: nobody reads it
+        )
+        run_state_machine_as_test(getattr(module(path), name), settings=few)
+
+    return watch
+
+
+def explorer(invalidation: str) -> Callable[[], object]:
+    """Return a call that tries every interleaving of a load, an invalidation and a call, with few preemptions."""
+
+    def watch() -> None:
+        flow = module("flow/test_no_stale_fill.py")
+
+        def make(world: Any) -> list[Any]:
+            writer = world.writer(flow.INVALIDATIONS[invalidation])
+            return [world.caller("lookup"), writer, world.caller("lookup")]
+
+        flow.explore(make, ("t",) if invalidation == "tag" else (), 2)
+
+    return watch
+
+
+def rewritten(function: Any, old: str, new: str) -> Any:
+    """Return `function` with one piece of its source replaced."""
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(old) == 1, f"{function.__qualname__} no longer reads {old!r} once: bring the mutant up to date"
+    namespace: dict[str, Any] = dict(function.__globals__)
+    exec(compile(source.replace(old, new), f"<mutant of {function.__qualname__}>", "exec"), namespace)
+    return namespace[function.__name__]
+
+
+def one_load() -> None:
+    """Try every interleaving of three calls of one key: the function is called once."""
+    flow = module("flow/test_no_stale_fill.py")
+
+    class Counting(flow.World):  # type: ignore[misc,name-defined]
+        reads = 0
+
+        @property
+        def version(self) -> int:
+            self.reads += 1
+            return 1
+
+        @version.setter
+        def version(self, value: int) -> None: ...
+
+    world = Counting(())
+
+    def make() -> list[Any]:
+        world.next()
+        world.reads = 0
+        return [world.caller("lookup") for _ in range(3)]
+
+    for _ in flow.schedules(make, 2):
+        assert world.reads == 1
+
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def source_of(owner: Any, name: str, old: str, new: str) -> Patch:
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        function = owner.__dict__[name] if isinstance(owner, type) else getattr(owner, name)
+        monkeypatch.setattr(owner, name, rewritten(function, old, new))
+
+    return patch
+
+
+def drop_the_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    def take(self: Table, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
+        with self.shelf.lock:
+            if renew:
+                self.shelf.void(self, key)
+            lease = self.leases.get(key)
+            if lease is None:
+                lease = self.leases[key] = TaggedLease(self, key, tags) if tags else Lease()
+                if tags:
+                    self.shelf.tag(lease, tags)
+        return Reading(MISSING, lease)
+
+    monkeypatch.setattr(Table, "take", take)
+
+
+def skip_the_lease_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    insert = Shelf.insert
+    monkeypatch.setattr(Shelf, "insert", lambda self, entry, victims, lease=None: insert(self, entry, victims))
+
+
+def keep_the_lease_on_an_invalidation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shelf, "void", lambda self, table, key: None)
+
+
+ASIDE = machine("machines/test_aside_machine.py", "AsideMachine")
+STORE = machine("machines/test_store_machine.py", "MemoryMachine")
+LRU = machine("machines/test_lru_machine.py", "PickledLruMachine")
+
+MUTANTS: dict[str, tuple[Callable[[], object], Patch]] = {
+    "the second look is dropped": (ASIDE, drop_the_second_look),
+    "a fill does not check its lease": (ASIDE, skip_the_lease_check),
+    "an invalidation of a key leaves the lease": (ASIDE, keep_the_lease_on_an_invalidation),
+    "an invalidation of a tag leaves the lease": (
+        explorer("tag"),
+        source_of(Shelf, "invalidate_tag", "del item.space.leases[item.key]", "pass"),
+    ),
+    "an invalidation of a function leaves the leases": (
+        explorer("whole function"),
+        source_of(Shelf, "empty_table", "table.leases.clear()", "pass"),
+    ),
+    "a clear leaves the leases": (ASIDE, source_of(Shelf, "empty", "each.leases.clear()", "pass")),
+    "any flight may be joined": (
+        explorer("key"),
+        lambda patch: patch.setattr(Flight, "may_join", lambda self, reading: True),
+    ),
+    "no flight may be joined": (
+        one_load,
+        lambda patch: patch.setattr(Flight, "may_join", lambda self, reading: False),
+    ),
+    "a flight whose lease differs is replaced without another look": (
+        one_load,
+        source_of(aside, "lookup", "elif flight is doubted and mine.replace(flight):", "elif mine.replace(flight):"),
+    ),
+    "a flight is not settled": (ASIDE, lambda patch: patch.setattr(Flight, "settle", lambda self, outcome: None)),
+    "a failed load keeps its lease": (
+        ASIDE,
+        source_of(
+            aside,
+            "load",
+            "        if lease is not None:\n            yield Release(lease, remove=False)\n        return outcome",
+            "        return outcome",
+        ),
+    ),
+    "a ttl ends after its boundary": (
+        STORE,
+        source_of(Shelf, "alive", "now < entry.fresh_until", "now <= entry.fresh_until"),
+    ),
+    "a clock that runs backwards goes unnoticed": (STORE, source_of(Shelf, "tick", "if now < latest:", "if False:")),
+    "a tag leads nowhere": (STORE, lambda patch: patch.setattr(Shelf, "tag", lambda self, item, tags: None)),
+    "an invalidation leaves the entry": (
+        STORE,
+        lambda patch: patch.setattr(
+            Shelf, "remove", lambda self, table, key, now, victims: self.void(table, key) or False
+        ),
+    ),
+    "a read is no use": (LRU, source_of(Table, "_alive", "shelf.order.move_to_end(entry)", "pass")),
+    "the most recently used entry is evicted": (LRU, source_of(Shelf, "evict", "last=False", "last=True")),
+    "one entry too many": (
+        LRU,
+        source_of(Shelf, "insert", "if len(order) + room > self.max_size:", "if len(order) > self.max_size:"),
+    ),
+    "an eviction is not counted": (LRU, source_of(Shelf, "evict", "self.evictions += 1", "pass")),
+    "a slow hit is not counted": (
+        STORE,
+        source_of(Memoized, "miss", "self.counters.hits.tick()", "pass"),
+    ),
+    "a store's own hit is not counted": (STORE, source_of(MemoryStore, "get", "self._hits.tick()", "pass")),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_machine_catches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, patch = MUTANTS[name]
+    patch(monkeypatch)
+    with pytest.raises(Exception):  # noqa: B017 - an assertion, or what the broken code runs into
+        watch()
+
+
+def test_unbroken_code_passes() -> None:
+    """The machines are tests of their own beside this file; the rest of what watches is run here."""
+    one_load()
+    for each in ("key", "tag", "whole function"):
+        explorer(each)()
