@@ -71,6 +71,7 @@ GENERATORS = [
         functools.partial(a_generator),
         functools.partial(functools.partial(a_generator)),
     ),
+    functools.partial(Generating()),
     *(Generating(), AsyncGenerating(), Method().generator, staticmethod(a_generator), classmethod(Method.generator)),
 ]
 

@@ -103,6 +103,10 @@ def a_wrapped_function(calls: list[Any], decorate: Any) -> Any:
     return decorate(wrapper)
 
 
+def a_partial_of_an_async_function_in_a_plain_wrapper(calls: list[Any], decorate: Any) -> Any:
+    return an_async_function_in_a_plain_wrapper(calls, lambda wrapper: decorate(functools.partial(wrapper)))
+
+
 def an_async_function_in_a_plain_wrapper(calls: list[Any], decorate: Any) -> Any:
     async def fn(a: Any, b: Any = 2) -> Any:
         calls.append((a, b))
@@ -139,7 +143,10 @@ def a_bound_method(calls: list[Any], decorate: Any) -> Any:
 
 
 SYNC = (a_def, a_lambda, a_partial, a_callable_object, a_wrapped_function, in_a_wrapt_wrapper, a_bound_method)
-ASYNC = (an_async_def, an_async_partial, an_async_callable_object, an_async_function_in_a_plain_wrapper)
+ASYNC = (
+    *(an_async_def, an_async_partial, an_async_callable_object, an_async_function_in_a_plain_wrapper),
+    a_partial_of_an_async_function_in_a_plain_wrapper,
+)
 
 
 @pytest.fixture(params=[*SYNC, *ASYNC], ids=lambda make: make.__name__)

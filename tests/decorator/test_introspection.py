@@ -192,6 +192,8 @@ def test_coroutine_functions_are_recognised(called: bool) -> None:
         assert inspect.iscoroutinefunction(fn)
         if sys.version_info < (3, 14):  # deprecated there
             assert asyncio.iscoroutinefunction(fn)
+    for fn in (local.method, Local.cm):
+        assert inspect.iscoroutinefunction(fn.func)  # where Python 3.13 looks, a bound method being a partial too
     for fn in (cached, stacked, Owner().method, Owner.cm, Owner.sm):
         assert not inspect.iscoroutinefunction(fn)
 
