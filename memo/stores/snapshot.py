@@ -1,12 +1,14 @@
 """A memory store's contents in one pickle file, written whole or not at all; this module holds no lock.
 
-The file is a header line and one pickle. Times are those of the wall clock, the only ones that mean anything in another
-process. Unpickling runs code that the file names: load only files that no one else could have written.
+The file is a header line, a digest and one pickle: damage to a pickle may make another valid one of it. Times are those
+of the wall clock, the only ones that mean anything in another process. Unpickling runs code that the file names: load
+only files that no one else could have written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import pickle
 import tempfile
@@ -17,7 +19,7 @@ from typing import Any, Final
 from ..errors import SnapshotError
 from ..keys import Shape
 
-__all__ = ["COUNTS", "Row", "Snapshot", "read", "write"]
+__all__ = ["COUNTS", "Row", "Snapshot", "framed", "read", "write"]
 
 COUNTS: Final = ("hits", "misses", "sets", "deletes", "evictions", "expirations")
 """The statistics that are saved."""
@@ -45,6 +47,11 @@ class Snapshot:
     stats: dict[str, int]
 
 
+def framed(data: bytes) -> bytes:
+    """Return a file's content for a pickle. The digest finds damage; it does not keep out who can write the file."""
+    return _MAGIC + hashlib.blake2b(data, digest_size=32).digest() + data
+
+
 def write(path: Any, snapshot: Snapshot) -> None:
     """Write a snapshot to `path`, readable by its owner only, in one step for whoever reads.
 
@@ -54,13 +61,15 @@ def write(path: Any, snapshot: Snapshot) -> None:
     target = Path(path)
     temporary: str | None = None
     try:
-        content = _MAGIC + pickle.dumps(
-            (
-                [(row.owner, row.key, row.value, row.expires, row.tags) for row in snapshot.rows],
-                {label: (shape.parts, explicit) for label, (shape, explicit) in snapshot.shapes.items()},
-                snapshot.stats,
-            ),
-            protocol=4,
+        content = framed(
+            pickle.dumps(
+                (
+                    [(row.owner, row.key, row.value, row.expires, row.tags) for row in snapshot.rows],
+                    {label: (shape.parts, explicit) for label, (shape, explicit) in snapshot.shapes.items()},
+                    snapshot.stats,
+                ),
+                protocol=4,
+            )
         )
         # mkstemp creates with 0600 and O_EXCL, in the target's own folder so that the rename stays on one file system.
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -101,20 +110,33 @@ def read(path: Any) -> Snapshot:
         content = Path(path).read_bytes()
         if not content.startswith(_MAGIC):
             raise ValueError("it does not begin as a file saved by memo does")
-        rows, shapes, stats = pickle.loads(content[len(_MAGIC) :])  # noqa: S301 - documented: load only your own files
+        data = content[len(_MAGIC) + 32 :]
+        if framed(data) != content:
+            raise ValueError("it is damaged")
+        rows, shapes, stats = pickle.loads(data)  # noqa: S301 - documented: load only your own files
         found = Snapshot(
             [Row(*row) for row in rows],
-            {label: (Shape(label, tuple(parts)), bool(explicit)) for label, (parts, explicit) in shapes.items()},
+            {label: (Shape(label, parts), bool(explicit)) for label, (parts, explicit) in shapes.items()},
             {name: int(stats[name]) for name in COUNTS},
         )
+        for shape, _ in found.shapes.values():
+            if type(shape.parts) is not tuple:
+                raise ValueError(f"it has the layout {shape.parts!r}")
         for row in found.rows:
-            hash(row.key)
-            if row.owner is not None and row.owner not in found.shapes:
-                raise ValueError(f"it has an entry of {row.owner!r} and does not say what its keys are like")
-            if row.expires is not None:
-                float(row.expires)
+            _check(row, None if row.owner is None else found.shapes[row.owner][0])
         return found
     except Exception as error:
         raise SnapshotError(
             f"could not load from {str(path)!r}: {type(error).__name__}: {error}; the store is as it was"
         ) from error
+
+
+def _check(row: Row, shape: Shape | None) -> None:
+    """Raise something if a row cannot be an entry, before anything in a store is touched."""
+    if not isinstance(row.key, str) and (shape is None or len(row.key) != 2 * len(shape.parts)):
+        raise ValueError(f"it has the key {row.key!r}")
+    hash(row.key)
+    if type(row.tags) is not tuple or not all(isinstance(tag, str) for tag in row.tags):
+        raise ValueError(f"it has the tags {row.tags!r}")
+    if row.expires is not None and type(row.expires) not in (int, float):
+        raise ValueError(f"it has the time {row.expires!r}")
