@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, final
 
-from .entry import MISSING, UNREAD, Reading
+from .entry import ABSENT, MISSING, UNREAD, Lease, Reading
 from .flight import Failure, Flight, Found, Outcome
 from .policy import NOT_KEPT, Policy
 from .stats import FunctionCounters
@@ -154,6 +154,15 @@ def lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Gen
         inline: the caller itself performs its load; False: a Load command asks for it, so that the load can outlive
             the caller.
     """
+    # Nearly every miss: nothing is there and nobody is loading. The rest would come to the same.
+    likely = inline and first is ABSENT and plan.single_flight
+    if likely and mine.space.flights.setdefault(mine.key, mine) is mine:
+        plan.counters.misses.tick()
+        return load(plan, mine, renew=False)
+    return _lookup(plan, mine, first, inline)
+
+
+def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Generator[Command, Any, Outcome]:
     reading: Reading = (yield READ) if first is None else first
     if reading.value is not MISSING:
         plan.counters.hits.tick()
@@ -204,7 +213,7 @@ def load(plan: Plan, flight: Flight, renew: bool) -> Generator[Command, Any, Out
         flight: the call; the lease that its load has begun with is written on it.
         renew: load even if there is a value, and let no load that began earlier fill the key.
     """
-    reading: Reading = yield RENEW if renew else TAKE
+    reading: Reading | Lease = yield RENEW if renew else TAKE
     if reading.value is not MISSING:
         return Found(reading.value)
     # The lease before `begun`: a caller that reads them the other way round never sees a load without its lease.

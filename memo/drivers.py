@@ -54,10 +54,11 @@ def run(plan: Plan, mine: Flight, first: Reading | None, renew: bool) -> Any:
         BaseException: what the function raised.
         RecursiveLoadError: the call waits for itself.
     """
-    steps = aside.refresh(plan, mine) if renew else aside.lookup(plan, mine, first, inline=True)
+    steps: Any = None
     answer: Any = None
-    outcome: Outcome | None = None
+    outcome: Any = None
     try:
+        steps = aside.refresh(plan, mine) if renew else aside.lookup(plan, mine, first, inline=True)
         while True:
             command = steps.send(answer)
             if type(command) is Call:
@@ -71,10 +72,10 @@ def run(plan: Plan, mine: Flight, first: Reading | None, renew: bool) -> Any:
                     answer = Failure(error)
                 finally:
                     inside.reset(token)
-            elif type(command) is Wait:
-                answer = _wait(plan, command.flight)
-            else:
+            elif type(command) is not Wait:
                 answer = _perform(plan, mine, command)
+            else:
+                answer = _wait(plan, command.flight)
     except StopIteration as stop:
         outcome = stop.value
     finally:
@@ -84,7 +85,7 @@ def run(plan: Plan, mine: Flight, first: Reading | None, renew: bool) -> Any:
         finally:
             if mine.outcome is None or mine.wakers:
                 mine.settle(outcome or _DIED)
-            if outcome is None:
+            if outcome is None and steps is not None:
                 steps.close()
     if outcome.error is None:
         return outcome.value

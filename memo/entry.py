@@ -77,10 +77,17 @@ class Lease:
 
     A lease is valid while it stands at its key in the store, and a fill checks that atomically (Nishtala et al.,
     "Scaling Memcache at Facebook", NSDI 2013, section 3.2.1). It has no content: it is equal only to itself, and what
-    voids it takes it away.
+    voids it takes it away. It is a Reading too: that of a key at which it stands.
     """
 
     __slots__ = ()
+
+    value: Final = MISSING
+
+    @property
+    def lease(self) -> Lease:
+        """Itself."""
+        return self
 
 
 class TaggedLease(Lease):

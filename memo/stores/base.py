@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from ..clock import seconds
-from ..entry import DEFAULT, Default, Reading
+from ..entry import DEFAULT, Default, Lease, Reading
 from ..errors import OptionError
 from ..flight import Flight
 from ..keys import CallKeys
@@ -80,7 +80,7 @@ class Space(ABC):
         """Return the value at `key` if it may be served, and the lease that stands there if any."""
 
     @abstractmethod
-    def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
+    def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading | Lease:
         """Return what `read` does, with a lease where there is no value; `renew`: with a new lease in any case."""
 
     @abstractmethod
@@ -126,7 +126,7 @@ class Space(ABC):
         """Do what `read` does, awaited."""
         return await self._run(self.read, key)
 
-    async def atake(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
+    async def atake(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading | Lease:
         """Do what `take` does, awaited."""
         return await self._run(self.take, key, tags, renew)
 

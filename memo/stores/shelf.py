@@ -113,9 +113,8 @@ class Shelf:
             return False  # a later load's, perhaps: it may still fill
         if type(entry) is TaggedEntry:
             self.tag(entry, entry.tags)
-        room = 0 if key in table and table[key] in order else 1
-        if len(order) + room > self.max_size:
-            self.evict(room, victims)
+        if len(order) >= self.max_size:
+            self.evict(0 if key in table and table[key] in order else 1, victims)
         # From here to where it says so there is no call: no signal handler, finalizer or Ctrl-C gets in between.
         standing = leases[key] if key in leases else None  # noqa: SIM401 - `get` is a call
         if lease is None or standing is lease:

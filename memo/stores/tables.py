@@ -91,7 +91,7 @@ class Table(dict[Any, Entry], Space):
         lease = self.leases.get(key)
         return ABSENT if lease is None else Reading(MISSING, lease)
 
-    def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
+    def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading | Lease:
         """Return the value at `key`, else a lease: the one that stands there or a new one."""
         if not renew and key in self:
             entry = self._alive(key)
@@ -102,7 +102,7 @@ class Table(dict[Any, Entry], Space):
         if not tags and not renew:
             # No lock: this is one step in C. An invalidation takes it away again or came before the load began; a
             # value that another caller has stored since the look above costs a second load, nothing else.
-            return Reading(MISSING, self.leases.setdefault(key, Lease()))
+            return self.leases.setdefault(key, Lease())
         shelf = self.shelf
         with shelf.lock:
             if renew:
