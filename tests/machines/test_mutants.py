@@ -170,7 +170,7 @@ MUTANTS: dict[str, tuple[Callable[[], object], Patch]] = {
     ),
     "a flight whose lease differs is replaced without another look": (
         one_load,
-        source_of(aside, "lookup", "elif flight is doubted and mine.replace(flight):", "elif mine.replace(flight):"),
+        source_of(aside, "_lookup", "elif flight is doubted and mine.replace(flight):", "elif mine.replace(flight):"),
     ),
     "a flight is not settled": (ASIDE, lambda patch: patch.setattr(Flight, "settle", lambda self, outcome: None)),
     "a failed load keeps its lease": (
@@ -198,7 +198,7 @@ MUTANTS: dict[str, tuple[Callable[[], object], Patch]] = {
     "the most recently used entry is evicted": (LRU, source_of(Shelf, "evict", "last=False", "last=True")),
     "one entry too many": (
         LRU,
-        source_of(Shelf, "insert", "if len(order) + room > self.max_size:", "if len(order) > self.max_size:"),
+        source_of(Shelf, "insert", "if len(order) >= self.max_size:", "if len(order) > self.max_size:"),
     ),
     "an eviction is not counted": (LRU, source_of(Shelf, "evict", "self.evictions += 1", "pass")),
     "a slow hit is not counted": (
