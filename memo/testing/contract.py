@@ -650,6 +650,14 @@ class StoreContract:
         load(7)
         assert load(7) == ("newer" if during[0] == "fn.set" else "7 of load 2")
 
+    def test_a_result_that_is_not_kept_takes_away_what_it_would_have_replaced(self, side: Blocking) -> None:
+        load = Loader(side, "contract.not_kept", result=lambda x, number: None if number == 2 else number, tags=("a",))
+        assert load(7) == 1
+        assert load.refresh(7) is None
+        assert load.peek(7) is MISSING
+        assert side.keys() == []
+        assert load(7) == load(7) == 3
+
     def test_what_touches_other_keys_lets_a_load_be_stored(self, side: Blocking) -> None:
         load = Loader(side, "contract.others", tags=("a",))
         for during in ("delete", load.key(8)), ("delete_pattern", "*(8)"), ("invalidate_tags", "b"), ("set", "x", 1):

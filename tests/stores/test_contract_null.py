@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 
-from memo import MISSING, NullStore, OptionError, UnkeyableError, cache_aside
+from memo import DEFAULT, MISSING, NullStore, OptionError, UnkeyableError, cache_aside
 from memo.testing.contract import BAD_DURATIONS, GOOD_DURATIONS, Awaiting, Blocking, Loader
 
 SAFETY = 60
@@ -32,6 +32,8 @@ def test_it_keeps_nothing(side):
     assert side.exists("a") is False
     assert side.ttl("a") is None
     assert side.expire("a", 10) is False
+    assert side.expire("a", None) is False
+    assert side.expire("a", DEFAULT) is False
     assert side.delete("a") is False
     assert side.delete_many(["a", "b"]) == 0
     assert side.keys() == []

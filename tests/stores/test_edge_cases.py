@@ -10,7 +10,7 @@ import freezegun
 import pytest
 import time_machine
 
-from memo import MISSING, MemoryStore, OptionError, WallClock, cache_aside
+from memo import MISSING, MemoryStore, OptionError, UnkeyableError, WallClock, cache_aside
 from memo.testing import ManualClock, check_memory_store
 
 
@@ -144,6 +144,25 @@ def test_a_value_that_can_no_longer_be_decoded_is_absent(read):
     check_memory_store(store)
 
 
+def test_a_value_that_breaks_between_two_looks_is_loaded_again():
+    class Moody:
+        broken = False
+        dumps = staticmethod(pickle.dumps)
+
+        @classmethod
+        def loads(cls, data):
+            return 1 // 0 if cls.broken else pickle.loads(data)
+
+    store = MemoryStore(serializer=Moody)
+    load = cache_aside(store=store, namespace="load")(lambda: "value")
+    load()
+    space = load._self_memoized.space
+    Moody.broken = True
+    reading = space.take((), (), False)
+    assert len(store) == 0
+    assert space.fill((), getattr(reading, "lease", reading), "new", None, ()) is True
+
+
 @pytest.mark.parametrize("serializer", [1, "pickle", object(), len])
 def test_what_is_no_serializer_is_refused(serializer):
     with pytest.raises(OptionError, match="serializer"):
@@ -252,6 +271,18 @@ def test_a_functions_entry_is_found_by_its_key_whatever_the_argument(store, argu
         assert store.ttl(key) == 5
         assert store.delete(key)
     assert store.keys() == []
+
+
+def test_an_instance_that_cannot_be_weakly_referenced_is_refused_with_the_ways_out(store):
+    class Slotted:
+        __slots__ = ()
+
+        @cache_aside(store=store)
+        def method(self):
+            return 1
+
+    with pytest.raises(UnkeyableError, match=r"__weakref__.*__cache_key__"):
+        Slotted().method()
 
 
 # -- sizes -----------------------------------------------------------------------------------------------------------

@@ -394,11 +394,10 @@ def test_a_file_with_any_bit_flipped(filled, path):
     filled[0].save(path)
     whole = path.read_bytes()
     for position in range(len(whole)):
-        for bit in (0, 3, 7):
-            damaged = bytearray(whole)
-            damaged[position] ^= 1 << bit
-            path.write_bytes(damaged)
-            assert_unchanged(filled, path)
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        assert_unchanged(filled, path)
 
 
 GOOD = dict.fromkeys(snapshot.COUNTS, 0)

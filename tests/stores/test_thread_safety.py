@@ -97,6 +97,7 @@ OPERATIONS = {
     "tagged miss evicting": lambda w: [w.tagged(x) for x in range(5, 8)],
     "method miss": lambda w: w.method(2),
     "new instance": lambda w: type(w.thing)().method(3),
+    "writing after a death": lambda w: [type(w.thing)().method(3), w.store.set("text", 1)],
     "refresh": lambda w: w.tagged.refresh(1),
     "invalidate": lambda w: w.tagged.invalidate(1),
     "invalidate_all": lambda w: w.tagged.invalidate_all(),
@@ -105,6 +106,12 @@ OPERATIONS = {
     "function.set": lambda w: w.tagged.set("set", 1),
     "a clock that ran backwards": lambda w: [w.clock.advance(-500), w.store.get("text")],
 }
+
+
+@pytest.fixture
+def quick_disk(monkeypatch):
+    """Nothing here is about what a crash of the machine leaves."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def at_event(number, action, operation, world):
@@ -146,6 +153,7 @@ def interrupt(world):
 
 @pytest.mark.parametrize("serializer", [None, pickle] if NIGHTLY else [None], ids=repr)
 @pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.usefixtures("quick_disk")
 def test_ctrl_c_at_any_moment_leaves_the_lock_free_and_the_store_sound(tmp_path, operation, serializer):
     number, left = 0, 1
     while left:
@@ -201,6 +209,7 @@ HANDLERS = {
 
 @pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.usefixtures("quick_disk")
 def test_a_signal_handler_at_any_moment_may_use_the_store(tmp_path, operation, handler):
     number, left = 0, 1
     while left:
