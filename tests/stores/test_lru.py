@@ -176,3 +176,15 @@ def test_the_repr_shows_the_sizes():
     store = MemoryStore(max_size=5, default_ttl=60)
     store.set("password", "secret")
     assert repr(store) == "MemoryStore(max_size=5, default_ttl=60.0, size=1)"
+
+
+def test_a_result_that_is_not_stored_evicts_nothing():
+    store = MemoryStore(max_size=1)
+    load = cache_aside(store=store, namespace="load", tags=("t",), cache_none=True)(
+        lambda x: store.invalidate_tags("t")
+    )
+    store.set("a", 1)
+    load(1)
+    assert load.stats().refused_fills == 1
+    assert store.keys() == ["a"]
+    assert store.stats().evictions == 0

@@ -228,6 +228,40 @@ def test_a_signal_handler_at_any_moment_may_use_the_store(tmp_path, operation, h
         check_memory_store(world.store)
 
 
+INVALIDATIONS = {
+    "key": lambda w: w.tagged.invalidate(2),
+    "tag": lambda w: w.store.invalidate_tags("x:2"),
+    "function": lambda w: w.tagged.invalidate_all(),
+    "pattern": lambda w: w.store.delete_pattern("tagged(2)"),
+    "clear": lambda w: w.store.clear(),
+}
+
+
+@pytest.mark.parametrize("invalidation", INVALIDATIONS)
+@pytest.mark.parametrize("operation", ["call", "refresh"])
+def test_an_invalidation_at_any_moment_after_the_load_began_wins(tmp_path, invalidation, operation):
+    """Between any two steps of a fill, too: no load that began before it is ever served after it."""
+    number, left, late = 0, 1, 0
+    while left:
+        number += 1
+        world = World(tmp_path)
+        doomed = []
+
+        def invalidate(world, doomed=doomed):
+            INVALIDATIONS[invalidation](world)
+            doomed.append(world.tagged.stats().loads == 2)
+
+        act = Once(invalidate)
+        load = world.tagged if operation == "call" else world.tagged.refresh
+        left = at_event(number, act, lambda world, load=load: load(2), world) >= number
+        assert act.error is None
+        if doomed == [True]:
+            late += 1
+            assert world.tagged.peek(2) is MISSING
+        check_memory_store(world.store, leases=None, interrupted=True)
+    assert late > 10
+
+
 def test_real_signals_may_use_the_store(tmp_path):
     """Whatever the interpreter makes of the moments that the tests above enumerate."""
     world = World(tmp_path)
