@@ -232,6 +232,7 @@ def test_an_interrupted_follower_leaves_the_flight_to_the_others(spawn, until, l
     assert f(7) == 0
 
 
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such signals on this system")
 @pytest.mark.parametrize("tags", [(), ("t",)], ids=["plain", "tagged"])
 def test_real_signals(tags):
@@ -269,6 +270,7 @@ def test_real_signals(tags):
     world.check()
 
 
+@pytest.mark.usefixtures("untraced")
 def test_a_leader_that_is_killed_by_an_asynchronous_exception_keeps_nobody_waiting(
     spawn, until, look, cached, monkeypatch
 ):

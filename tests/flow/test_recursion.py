@@ -327,6 +327,7 @@ def test_a_logging_handler_that_calls_the_function_during_its_load(cached, answe
     look(f).clean()
 
 
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such signals on this system")
 def test_a_signal_handler_that_calls_the_function_at_any_moment(cached, look):
     """Handlers run in the main thread between two bytecodes, of memo's too, and that thread is the flight's leader."""

@@ -262,6 +262,7 @@ def test_an_invalidation_at_any_moment_after_the_load_began_wins(tmp_path, inval
     assert late > 10
 
 
+@pytest.mark.usefixtures("untraced")
 def test_real_signals_may_use_the_store(tmp_path):
     """Whatever the interpreter makes of the moments that the tests above enumerate."""
     world = World(tmp_path)
@@ -455,6 +456,7 @@ def test_a_str_subclass_is_the_text_that_it_holds():
     assert store.delete(Key("a"))
 
 
+@pytest.mark.usefixtures("untraced")
 def test_finalizers_may_use_the_store():
     """Those of victims, and those that the collector runs at any allocation, whatever the store is about to do."""
     store = MemoryStore(max_size=20, cleanup_interval=None)
