@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import select
 import signal
@@ -255,3 +256,24 @@ def test_a_store_made_in_a_child_works_there():
         return f(1), f.stats().hits
 
     assert in_child(child) == "(1, 1)"
+
+
+def test_a_lock_that_dies_while_the_fork_gathers_them_is_passed_over():
+    lock = threading.RLock()
+    forks._inner[-1] = weakref.ref(lock)
+    del lock
+    try:
+        forks._before()
+        forks._release()
+    finally:
+        del forks._inner[-1]
+    assert forks._held == []
+
+
+def test_a_system_without_fork_needs_none_of_it(monkeypatch):
+    monkeypatch.delattr(os, "register_at_fork")
+    spec = importlib.util.spec_from_file_location("forks_without_fork", forks.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with module.fork_safe_lock():
+        pass

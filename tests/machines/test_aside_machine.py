@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from memo import MISSING, MemoryStore, aside, cache_aside
 from memo.aside import GONE, TIMED_OUT, Call, Fill, Load, Plan, Read, Release, Take, Wait
-from memo.entry import UNREAD
+from memo.entry import ABSENT, UNREAD
 from memo.flight import Failure, Flight, Outcome, TaskFlight
 from memo.policy import Policy
 from memo.stats import FunctionCounters
@@ -55,6 +57,7 @@ class Actor:
 
     steps: Any
     flight: Any
+    renew = False
 
     def __init__(self, world: World, x: int) -> None:
         self.world = world
@@ -64,6 +67,8 @@ class Actor:
         self.performed = True  # the first delivery starts the generator
         self.waits_for: Any = None
         self.there = False  # a value was stored when a Take was performed that was to look for one
+        self.took = 0  # how many refreshes had taken their lease when this did
+        self.outcome: Any = None  # of its Call
         world.actors.append(self)
 
     def __repr__(self) -> str:
@@ -73,11 +78,11 @@ class Actor:
         return not self.performed and self.waits_for is not None and self.waits_for.outcome is None
 
     def loading(self) -> bool:
-        return type(self.command) is Call and not self.performed
+        return type(self.command) is Call
 
     def perform(self) -> None:
         if type(self.command) is Call:
-            self.answer = self.world.call(self.x)
+            self.answer = self.outcome = self.world.call(self.x)
         else:
             self.there = (
                 type(self.command) is Take
@@ -97,13 +102,13 @@ class Actor:
             return False
         assert not (self.there and type(self.command) is Call), f"{self}: it loads what it could have found"
         self.performed = False
+        if type(self.command) is Call:
+            self.world.check_loads(self.x)
         return True
 
 
 class Lookup(Actor):
     """A call of the function, by the blocking driver (inline) or the awaiting one."""
-
-    renew = False
 
     def __init__(self, world: World, x: int) -> None:
         super().__init__(world, x)
@@ -116,7 +121,13 @@ class Lookup(Actor):
         self.deliver()
 
     def _steps(self) -> Any:
-        return aside.lookup(self.world.plan, self.flight, None, self.inline)
+        first = None
+        if self.world.shortcut and self.inline and self.world.stored(self.x) is MISSING:
+            # Generated code has looked, and left the rest to the driver.
+            first = ABSENT
+            self.reads = 1
+            self.world.lookups += 1
+        return aside.lookup(self.world.plan, self.flight, first, self.inline)
 
     def perform(self) -> None:
         if type(self.command) in (Wait, Load):
@@ -162,8 +173,11 @@ class Lookup(Actor):
         if self.inline or self.flight.task is None:
             self.flight.settle(outcome)
         world.actors.remove(self)
+        if isinstance(outcome.error, asyncio.CancelledError):
+            assert self.flight.task.killed, f"{self} is cancelled, though neither it nor its load was"
+            return
         if outcome.error is not None:
-            assert isinstance(outcome.error, (Raised, asyncio.CancelledError))
+            assert type(outcome.error) is Raised
             return
         assert outcome.value in world.returned[self.x], f"{self}: nobody ever returned {outcome.value}"
         assert outcome.value >= self.floor, f"{self} is given {outcome.value}, older than {self.floor}"
@@ -204,11 +218,13 @@ class Task(Actor):
     def __init__(self, world: World, call: Lookup) -> None:
         super().__init__(world, call.x)
         self.flight = call.flight
+        self.renew = call.renew
         if call.renew:
             self.steps = aside.refresh(world.plan, self.flight)
         else:
             self.steps = aside.load(world.plan, self.flight, renew=False)
         self.cancelled = False
+        self.killed = False  # by someone else than those who wait for it
 
     def loading(self) -> bool:
         return super().loading() and not self.cancelled
@@ -219,6 +235,10 @@ class Task(Actor):
             # Its first step never comes; the callback of the task settles the flight.
             self.steps.close()
             self.end(died())
+
+    def kill(self) -> None:
+        self.killed = True
+        self.cancel()
 
     def perform(self) -> None:
         if type(self.command) is Call and self.cancelled:
@@ -238,7 +258,8 @@ class Task(Actor):
 class World:
     """A memory store, a source that returns its version, and calls in flight."""
 
-    def __init__(self, tagged: bool, inline: bool) -> None:
+    def __init__(self, tagged: bool, inline: bool, shortcut: bool = False) -> None:
+        self.shortcut = shortcut  # the first look is made before the algorithm starts
         self.inline = inline  # a plain function, run by the blocking driver; else a coroutine function
         self.clock = ManualClock(start=100)
         self.store = MemoryStore(clock=self.clock, cleanup_interval=None)
@@ -253,12 +274,15 @@ class World:
         self.floor = dict.fromkeys(KEYS, 0)  # the source's version when the latest invalidation returned
         self.more = dict.fromkeys(KEYS, 0)  # loads that may run beside the first
         self.returned: dict[int, set[int]] = {x: set() for x in KEYS}
+        self.refreshes = dict.fromkeys(KEYS, 0)
+        self.loads = 0
         self.raises = False
         self.down: set[type] = set()
         self.lookups = 0  # those that have found out whether they are hits
         self.may_leave_a_lease: set[Any] = set()  # keys whose leader had no chance to give it back
 
     def call(self, x: int) -> Outcome:
+        self.loads += 1
         if self.raises:
             return Failure(Raised())
         self.returned[x].add(self.version[x])
@@ -276,11 +300,20 @@ class World:
         if type(command) is Read:
             return space.read(flight.key)
         if type(command) is Take:
+            self.refreshes[actor.x] += actor.renew
+            actor.took = self.refreshes[actor.x]
             return space.take(flight.key, flight.tags, command.renew)
         if type(command) is Fill:
-            return space.fill(flight.key, command.lease, command.value, command.ttl, flight.tags)
+            stored = space.fill(flight.key, command.lease, command.value, command.ttl, flight.tags)
+            assert not stored or actor.took == self.refreshes[actor.x], f"{actor} overwrites a later refresh"
+            return stored
         assert type(command) is Release
-        return space.release(flight.key, command.lease, command.remove)
+        stands = space.leases.get(flight.key) is command.lease
+        answer = space.release(flight.key, command.lease, command.remove)
+        result = MISSING if actor.outcome is None else actor.outcome.value
+        if stands and result is not MISSING and not result % 5:
+            assert self.stored(actor.x) is MISSING, f"{actor}: its result is not kept, and an older one stays"
+        return answer
 
     def invalidate(self, how: str, x: int) -> None:
         touched = (x,) if how in ("key", "set") else KEYS
@@ -359,13 +392,15 @@ class World:
             if stored is not MISSING:
                 assert stored in self.returned[x]
                 assert stored >= self.floor[x], f"{stored} is stored at {x}, older than {self.floor[x]}"
-            here = [actor for actor in self.actors if actor.x == x]
-            if not here:
+            if not any(actor.x == x for actor in self.actors):
                 self.more[x] = 0
-            assert sum(actor.loading() for actor in here) <= 1 + self.more[x], f"too many loads of {x}"
         if not self.actors:
             assert flights == {}
             assert space.leases.keys() <= self.may_leave_a_lease
+
+    def check_loads(self, x: int) -> None:
+        loading = sum(actor.loading() for actor in self.actors if actor.x == x)
+        assert loading <= 1 + self.more[x], f"{loading} loads of {x} at a time"
 
     def end(self) -> None:
         """Let everyone who is left get to an end."""
@@ -379,9 +414,9 @@ class World:
 class AsideMachine(RuleBasedStateMachine):
     world: World
 
-    @initialize(tagged=st.booleans(), inline=st.booleans())
-    def make(self, tagged: bool, inline: bool) -> None:
-        self.world = World(tagged, inline)
+    @initialize(tagged=st.booleans(), inline=st.booleans(), shortcut=st.booleans())
+    def make(self, tagged: bool, inline: bool, shortcut: bool) -> None:
+        self.world = World(tagged, inline, shortcut)
 
     def pick(self, data: st.DataObject, actors: list[Any]) -> Any:
         index = data.draw(st.integers(0, len(actors) - 1), label="index")
@@ -420,12 +455,12 @@ class AsideMachine(RuleBasedStateMachine):
         self.world.finish(self.pick(data, self.world.movable()))
 
     @precondition(lambda self: self.world.actors)
-    @rule(data=st.data(), how=st.sampled_from(["interrupt", "cancel", "give up"]))
+    @rule(data=st.data(), how=st.sampled_from(["interrupt", "kill", "give up"]))
     def leave(self, data: st.DataObject, how: str) -> None:
         if how == "interrupt" and self.world.calls():
             self.pick(data, self.world.calls()).interrupt()
-        elif how == "cancel" and self.world.tasks():
-            self.pick(data, self.world.tasks()).cancel()
+        elif how == "kill" and self.world.tasks():
+            self.pick(data, self.world.tasks()).kill()
         elif how == "give up" and self.world.waiting():
             self.pick(data, self.world.waiting()).give_up()
 
@@ -472,7 +507,7 @@ MOVES = {"start": 5, "refresh": 1, "perform": 3, "deliver": 3, "walk": 5, "finis
 
 def wander(chance: random.Random) -> None:
     """One random walk with the moves of the machine, which is ten times as fast as one that can be shrunk."""
-    world = World(chance.random() < 0.5, chance.random() < 0.5)
+    world = World(chance.random() < 0.5, chance.random() < 0.5, chance.random() < 0.5)
     world.raises = chance.random() < 0.1
     world.down = set(chance.choice(DOWN)) if chance.random() < 0.2 else set()
     slack = 99 if world.down else 0
@@ -488,8 +523,8 @@ def wander(chance: random.Random) -> None:
             if chance.random() < 0.2:
                 world.clock.advance(chance.randint(1, TTL))
         elif move == "leave":
-            how = chance.choice(["interrupt", "cancel", "give_up"])
-            who = {"interrupt": world.calls, "cancel": world.tasks, "give_up": world.waiting}[how]()
+            how = chance.choice(["interrupt", "kill", "give_up"])
+            who = {"interrupt": world.calls, "kill": world.tasks, "give_up": world.waiting}[how]()
             if who:
                 getattr(chance.choice(who), how)()
         else:
@@ -510,3 +545,192 @@ def test_no_random_walk_breaks_it():
             wander(random.Random(seed))
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {error}") from error
+
+
+# -- scripts that these have found, each for one thing that must not be left out ---------------------------------------
+
+BOTH = pytest.mark.parametrize("inline", [True, False], ids=["blocking", "awaiting"])
+
+
+def at(command: type, performed: bool) -> Callable[[Any], bool]:
+    return lambda actor: type(actor.command) is command and actor.performed == performed
+
+
+LOOKED = at(Take, performed=True)
+CALLING = at(Call, performed=False)
+RETURNED = at(Call, performed=True)
+
+
+def ahead(call: Lookup, reached: Callable[[Any], bool]) -> Lookup:
+    """Move a call, or its task if it has one, until that has got so far."""
+    world = call.world
+    for _ in range(20):
+        mover = getattr(call.flight, "task", None) or call
+        if reached(mover):
+            return call
+        assert world.move(mover, 1)
+    raise AssertionError(f"{call} does not get there")
+
+
+def land(call: Lookup) -> None:
+    while call in call.world.actors:
+        call.world.finish(call)
+        for task in call.world.tasks():
+            if task.flight is call.flight:
+                call.world.finish(task)
+
+
+def registered(actor: Any) -> bool:
+    return actor.world.space.flights.get(actor.flight.key) is actor.flight
+
+
+def joins(late: Lookup) -> None:
+    late.world.finish(late)
+    assert late.blocked()
+    assert late.waits_for is not late.flight
+
+
+@BOTH
+def test_the_second_look_finds_what_landed_between_read_and_join(inline):
+    world = World(False, inline)
+    one, two = Lookup(world, 0), Lookup(world, 0)
+    one.perform()
+    land(two)
+    world.end()
+    assert (world.loads, world.lookups) == (1, 2)
+    assert one not in world.actors
+
+
+@BOTH
+@pytest.mark.parametrize("how", ["key", "set", "all", "clear", "pattern", "tag"])
+@pytest.mark.parametrize("kind", [Lookup, Refresh])
+def test_a_fill_is_refused_after_an_invalidation(inline, how, kind):
+    world = World(True, inline)
+    call = ahead(kind(world, 0), RETURNED)
+    assert world.loads == 1
+    world.invalidate(how, 0)
+    world.check()
+    world.finish(call)
+    world.end()
+    assert world.stored(0) == (world.version[0] if how == "set" else MISSING)
+
+
+@BOTH
+@pytest.mark.parametrize("how", ["key", "all", "clear", "pattern", "tag"])
+def test_a_caller_after_an_invalidation_does_not_join_the_load_from_before(inline, how):
+    world = World(True, inline)
+    ahead(Lookup(world, 0), RETURNED)
+    world.invalidate(how, 0)
+    world.finish(Lookup(world, 0))
+    world.end()
+    assert world.loads == 2
+    assert world.stored(0) == world.version[0]
+
+
+@BOTH
+def test_a_caller_whose_read_is_older_than_the_lease_reads_again_and_joins(inline):
+    world = World(False, inline)
+    early = Lookup(world, 0)
+    early.perform()
+    ahead(Lookup(world, 0), CALLING)
+    joins(early)
+    world.end()
+    assert world.loads == 1
+
+
+@BOTH
+def test_a_caller_joins_a_flight_whose_load_has_not_begun(inline):
+    world = World(False, inline)
+    ahead(Lookup(world, 0), registered)
+    joins(Lookup(world, 0))
+    world.end()
+    assert world.loads == 1
+
+
+@BOTH
+def test_what_a_second_look_found_is_the_leaders_alone(inline):
+    world = World(False, inline)
+    leader, another = Lookup(world, 0), Lookup(world, 0)
+    leader.perform()
+    land(another)
+    ahead(leader, LOOKED)
+    world.invalidate("key", 0)
+    joins(Lookup(world, 0))
+    world.end()
+    assert world.stored(0) == world.version[0] == 2
+
+
+@BOTH
+def test_a_refresh_voids_the_lease_of_a_load_from_before_it(inline):
+    world = World(False, inline)
+    old = ahead(Lookup(world, 0), RETURNED)
+    world.version[0] += 1
+    land(Refresh(world, 0))
+    assert world.stored(0) == 2
+    world.finish(old)
+    world.end()
+    assert world.stored(0) == 2
+
+
+@BOTH
+def test_a_refresh_stands_in_the_place_of_the_flight_from_before_it(inline):
+    """Whoever comes while it loads waits for it and not for the older load, and does not load beside both."""
+    world = World(False, inline)
+    ahead(Lookup(world, 0), RETURNED)
+    world.version[0] += 1
+    ahead(Refresh(world, 0), RETURNED)
+    joins(Lookup(world, 0))
+    world.end()
+    assert world.loads == 2
+    assert world.stored(0) == 2
+
+
+@BOTH
+def test_a_result_that_is_not_kept_takes_the_older_one_away(inline):
+    world = World(False, inline)
+    world.finish(Lookup(world, 0))
+    world.end()
+    assert world.stored(0) == 1
+    world.version[0] = 5
+    Refresh(world, 0)
+    world.end()
+    assert world.stored(0) is MISSING
+
+
+@BOTH
+def test_a_load_that_raises_gives_its_lease_back(inline):
+    world = World(False, inline)
+    world.raises = True
+    Lookup(world, 0)
+    world.end()
+    world.check()
+    assert world.space.leases == {}
+
+
+@BOTH
+def test_a_lookup_that_is_interrupted_anywhere_keeps_nobody_waiting(inline):
+    for steps in range(8):
+        world = World(False, inline)
+        call = Lookup(world, 0)
+        for _ in range(steps):
+            world.move(getattr(call.flight, "task", None) or call, 1)
+        other = Lookup(world, 0)
+        world.finish(other)
+        if call in world.actors:
+            call.interrupt()
+        world.check()
+        world.end()
+        assert world.stored(0) == 1
+
+
+def test_a_flight_that_everyone_left_is_replaced_before_its_load_is_cancelled():
+    world = World(False, False)
+    call = ahead(Lookup(world, 0), CALLING)
+    call.interrupt()
+    assert world.space.flights == {}
+    (dying,) = world.actors
+    assert dying.cancelled
+    late = ahead(Lookup(world, 0), CALLING)
+    assert late.flight is not dying.flight
+    world.end()
+    assert world.loads == 1
