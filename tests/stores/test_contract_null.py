@@ -114,6 +114,13 @@ def test_every_call_of_a_decorated_function_loads(side):
     assert (counted.hits, counted.misses, counted.loads, counted.refused_fills) == (0, 3, 4, 0)
 
 
+def test_a_result_that_a_store_would_refuse_is_counted_as_refused(side):
+    load = Loader(side, "null")
+    load.during = ("fn.invalidate", 1)
+    load(1)
+    assert load.fn.stats().refused_fills == 1
+
+
 def test_a_result_that_is_not_kept_is_released(side):
     load = Loader(side, "null", result=lambda x, load: None)
     assert load(1) is None

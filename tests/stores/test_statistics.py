@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from memo import MemoryStore, cache_aside
+from memo import MISSING, MemoryStore, cache_aside
+from memo.testing import check_memory_store
 
 
 def counts(store):
@@ -206,3 +207,27 @@ def test_counts_are_exact_under_threads(serializer):
     assert counted.sets == calls + f.stats().loads + g.stats().loads
     replaced = counted.sets - counted.size - counted.deletes - counted.evictions - counted.expirations
     assert 0 <= replaced < calls
+
+
+def test_invalidating_a_method_counts_and_removes_the_entries_of_all_instances():
+    store = MemoryStore()
+
+    class Thing:
+        during = ()
+
+        @cache_aside(store=store, tags=("t",))
+        def method(self, x):
+            for each in self.during:
+                each()
+            return x
+
+    one, two = Thing(), Thing()
+    one.method(1)
+    two.method(1)
+    Thing.method.invalidate_all()
+    assert counts(store) == {"misses": 2, "sets": 2, "deletes": 2}
+    two.during = (Thing.method.invalidate_all,)
+    two.method(1)
+    assert two.method.peek(1) is MISSING
+    assert one.method(1) == one.method(1) == 1
+    check_memory_store(store)
