@@ -175,7 +175,12 @@ async def refresh_async(plan: Plan, mine: TaskFlight) -> Any:
 
 
 async def _lead(plan: Plan, flight: TaskFlight, renew: bool) -> Any:
-    task = asyncio.create_task(_load_task(plan, flight, renew), name=f"memo load: {plan.name}")
+    load = _load_task(plan, flight, renew)
+    try:
+        task = asyncio.create_task(load, name=f"memo load: {plan.name}")
+    except BaseException:
+        load.close()  # else Python warns, beside the error, that it was never awaited
+        raise
     _loads.add(task)
     task.add_done_callback(partial(_landed, flight))
     flight.task = task
@@ -183,11 +188,8 @@ async def _lead(plan: Plan, flight: TaskFlight, renew: bool) -> Any:
 
 
 async def _load_task(plan: Plan, flight: TaskFlight, renew: bool) -> None:
-    outcome: Outcome | None = None
-    try:
-        outcome = await _load_async(plan, flight, renew)
-    finally:
-        flight.settle(outcome or _died())
+    outcome = await _load_async(plan, flight, renew)
+    flight.settle(outcome)
     error = outcome.error
     del flight, outcome  # as in _run
     try:
@@ -198,11 +200,11 @@ async def _load_task(plan: Plan, flight: TaskFlight, renew: bool) -> None:
 
 
 def _landed(flight: TaskFlight, task: asyncio.Task[None]) -> None:
-    # Also reached by a task that was cancelled before its first step, whose `finally` never ran.
     _loads.discard(task)
-    flight.settle(_died())
-    if not task.cancelled():
-        task.exception()  # seen: waiters have it from the flight
+    error = None if task.cancelled() else task.exception()  # seen: waiters have it from the flight
+    if flight.outcome is None:
+        # Cancelled before its first step, or what failed is not the function: at the recursion limit, for one.
+        flight.settle(_died() if error is None else Failure(error))
 
 
 async def _load_async(plan: Plan, flight: TaskFlight, renew: bool) -> Outcome:

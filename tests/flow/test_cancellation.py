@@ -266,7 +266,6 @@ async def test_a_loop_that_takes_no_tasks_any_more_leaves_no_flight(held, look, 
     loop = asyncio.get_running_loop()
 
     def refuse(loop, coro, **kwargs):
-        coro.close()
         raise RuntimeError("no more tasks")
 
     loop.set_task_factory(refuse)

@@ -245,6 +245,21 @@ async def test_other_keys_work_deeper_for_tasks(cached, quiet_loop):
     assert await f(depth) == depth
 
 
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks came with Python 3.12")
+async def test_a_recursion_of_eager_tasks_that_is_too_deep_is_a_recursion_error(cached, look, quiet_loop):
+    quiet_loop.set_task_factory(asyncio.eager_task_factory)
+
+    async def load(n):
+        return await f(n + 1)
+
+    f = cached(load)
+    with pytest.raises(RecursionError):
+        await f(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    look(f).clean(leases=False)
+
+
 def test_a_recursion_that_is_too_deep_leaves_no_flight(cached, answer, look):
     """At every alignment of the frames: the step that frees the key needs room, too."""
 

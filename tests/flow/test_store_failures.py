@@ -336,3 +336,29 @@ async def test_a_remote_space_serves_hits_misses_and_helpers(source):
     assert f._self_memoized.space.flights == {}
     source.gate.set()
     assert await f(7) == 1
+
+
+class Fatal(BaseException):
+    """What no one catches."""
+
+
+@pytest.mark.parametrize("helper", ["__call__", "refresh"])
+async def test_what_nobody_catches_reaches_the_caller_as_it_is_and_not_as_a_cancellation(helper, quiet_loop):
+    """A task that is given a CancelledError though nobody has cancelled it ends without a word."""
+
+    class Failing(Fragile):
+        def take(self, key, tags, renew):
+            raise Fatal
+
+    class FatalStore(FragileStore):
+        def attach(self, *args):
+            return Failing(MemoryStore.attach(self, *args), self.down, True)
+
+    async def load(x):
+        return x
+
+    f = cache_aside(store=FatalStore())(load)
+    calls = [asyncio.ensure_future(getattr(f, helper)(7)) for _ in range(3)]
+    await asyncio.wait(calls)
+    assert [type(call.exception()) for call in calls] == [Fatal] * 3
+    assert f._self_memoized.space.flights == {}
