@@ -201,8 +201,19 @@ def test_a_follower_notices_that_the_loop_it_waits_for_was_stopped(
 
 def test_the_last_follower_in_another_loop_cancels_the_load_in_its_own(cached, spawn, result, until, look):
     """Its leader's caller has left; the load's task may be cancelled only from its own thread."""
-    turns, ended = [], []
+    turns, ended, cancelled = [], [], []
     stop = threading.Event()
+
+    class Watched:
+        """A task that notes from where it is cancelled."""
+
+        def __init__(self, task):
+            self.task = task
+
+        def cancel(self):
+            cancelled.append(threading.get_ident())
+            return self.task.cancel()
+
     leave = threading.Event()
 
     async def load(x):
@@ -238,10 +249,12 @@ def test_the_last_follower_in_another_loop_cancels_the_load_in_its_own(cached, s
 
     leader = spawn(asyncio.run, lead())
     until(lambda: turns)
+    (flight,) = look(f).flights.values()
+    flight.task = Watched(flight.task)
     result(spawn(asyncio.run, follow()))
     until(lambda: ended)
     stop.set()
-    assert ended == [result(leader)]
+    assert cancelled == ended == [result(leader)]
     look(f).clean()
 
 
