@@ -35,7 +35,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def untraced():
-    """Measure no coverage: a tracer's own lock, taken in Python, does not survive an exception at any moment."""
+    """Measure no coverage: its own lock survives neither an exception at any moment nor a fork beside threads."""
     trace, hook = sys.gettrace(), threading.gettrace()
     sys.settrace(None)
     threading.settrace(None)  # type: ignore[arg-type]

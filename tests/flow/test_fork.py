@@ -94,6 +94,7 @@ def test_a_fork_within_a_load_lets_both_sides_finish_it(cached, look):
     look(f).clean()
 
 
+@pytest.mark.usefixtures("untraced")
 def test_forks_while_threads_hammer_the_store(store):
     """What a lock guards is whole in the child, and the lock is free there."""
     f = cache_aside(store=store, tags=("t",), ttl=60)(lambda x: x)

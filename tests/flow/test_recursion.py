@@ -229,6 +229,57 @@ async def test_a_task_that_a_load_left_behind_is_free_of_it(cached, look, quiet_
     assert await asyncio.wait_for(behind[0], PATIENCE) == 1
 
 
+async def test_a_task_that_an_inner_load_left_behind_may_wait_for_the_outer_one(cached, look, quiet_loop):
+    """The outer load waits for the inner one no more, and so not for what that left behind."""
+    behind = []
+
+    async def inner(x):
+        behind.append(asyncio.create_task(later()))
+
+    async def outer(x):
+        await f(x)
+        while look(g).followers() < 2:
+            await asyncio.sleep(0)
+        return "outer"
+
+    async def later():
+        while look(f).flights:
+            await asyncio.sleep(0)
+        return await g(1)
+
+    f, g = cached(inner), cached(outer)
+    assert await asyncio.wait_for(g(1), PATIENCE) == "outer"
+    assert await asyncio.wait_for(behind[0], PATIENCE) == "outer"
+
+
+def test_who_gave_up_waiting_may_be_waited_for(cached, spawn, result, until, look):
+    """A waits for B and gives up; then B waits for A: each wait is over before it could close a cycle."""
+    gave_up = threading.Event()
+
+    def load_f(x):
+        assert g(x) == "alone"
+        gave_up.set()
+        until(lambda: look(f).followers() == 1)
+        return "f"
+
+    def load_g(x):
+        if threading.current_thread().name == "first":
+            return "alone"
+        assert gave_up.wait(PATIENCE)
+        return f(x)
+
+    def first():
+        threading.current_thread().name = "first"
+        return f(1)
+
+    f, g = cached(load_f), cached(load_g, wait_timeout=0.01)
+    second = spawn(g, 1)
+    until(lambda: look(g).flights)
+    call = spawn(first)
+    assert result(call) == "f"
+    assert result(second) == "f"
+
+
 def test_other_keys_work_to_a_sixth_of_the_recursion_limit(cached, answer):
     f = cached(lambda n: 0 if n == 0 else 1 + f(n - 1))
     depth = (sys.getrecursionlimit() - 50) // 6  # some is spent at the top and at the bottom
