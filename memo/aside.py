@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, final
 
+import msgspec
+
 from .entry import ABSENT, MISSING, UNREAD, Lease, Reading
 from .flight import Failure, Flight, Found, Outcome
 from .policy import NOT_KEPT, Policy
@@ -85,15 +87,12 @@ class Call:
 
 
 @final
-class Fill:
+class Fill(msgspec.Struct, eq=False):
     """Store a value if the lease still stands; the answer is whether it did, or None if the store failed."""
 
-    __slots__ = ("lease", "ttl", "value")
-
-    def __init__(self, lease: Any, value: Any, ttl: Any) -> None:
-        self.lease = lease
-        self.value = value
-        self.ttl = ttl
+    lease: Any
+    value: Any
+    ttl: Any
 
 
 @final
@@ -142,32 +141,42 @@ _ONE_SHOT: Final = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 
 StoreCommand = Read | Take | Fill | Release
 Command = StoreCommand | Call | Load | Wait
+Perform = Callable[[Plan, Flight, StoreCommand], Any]
 
 
-def lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Generator[Command, Any, Outcome]:
+def lookup(
+    plan: Plan, mine: Flight, first: Reading | None, inline: bool, perform: Perform | None = None
+) -> Generator[Command, Any, Outcome]:
     """Look one call up; return its outcome.
 
     Args:
         plan: of the decorated function.
         mine: the call; the driver settles it.
-        first: the first read, if it has been made already.
+        first: the first read, if it has been made already and has found no value.
         inline: the caller itself performs its load; False: a Load command asks for it, so that the load can outlive
             the caller.
+        perform: as for `load`.
     """
+    if first is not None:
+        # Before the flight is registered: where there is room for this call, there is room for those that free the key.
+        plan.counters.misses.tick()
     # Nearly every miss: nothing is there and nobody is loading. The rest would come to the same.
     likely = inline and first is ABSENT and plan.single_flight
     if likely and mine.space.flights.setdefault(mine.key, mine) is mine:
-        plan.counters.misses.tick()
-        return load(plan, mine, renew=False)
+        return load(plan, mine, renew=False, perform=perform)
     return _lookup(plan, mine, first, inline)
 
 
 def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Generator[Command, Any, Outcome]:
-    reading: Reading = (yield READ) if first is None else first
-    if reading.value is not MISSING:
-        plan.counters.hits.tick()
-        return Outcome(reading.value)
-    plan.counters.misses.tick()
+    reading: Reading
+    if first is not None:
+        reading = first
+    else:
+        reading = yield READ
+        if reading.value is not MISSING:
+            plan.counters.hits.tick()
+            return Outcome(reading.value)
+        plan.counters.misses.tick()
     doubted: Flight | None = None
     joinable = plan.single_flight
     flights = mine.space.flights
@@ -205,15 +214,17 @@ def refresh(plan: Plan, mine: Flight) -> Generator[Command, Any, Outcome]:
     return (yield from load(plan, mine, renew=True))
 
 
-def load(plan: Plan, flight: Flight, renew: bool) -> Generator[Command, Any, Outcome]:
+def load(plan: Plan, flight: Flight, renew: bool, perform: Perform | None = None) -> Generator[Command, Any, Outcome]:
     """Load one key; return the outcome.
 
     Args:
         plan: of the decorated function.
         flight: the call; the lease that its load has begun with is written on it.
         renew: load even if there is a value, and let no load that began earlier fill the key.
+        perform: how the driver performs a Take or a Fill, if it need not suspend for that; None: they are yielded.
     """
-    reading: Reading | Lease = yield RENEW if renew else TAKE
+    take = RENEW if renew else TAKE
+    reading: Reading | Lease = (yield take) if perform is None else perform(plan, flight, take)
     if reading.value is not MISSING:
         return Found(reading.value)
     # The lease before `begun`: a caller that reads them the other way round never sees a load without its lease.
@@ -238,7 +249,8 @@ def load(plan: Plan, flight: Flight, renew: bool) -> Generator[Command, Any, Out
         if lease is not None:
             yield Release(lease, remove=True)
     elif lease is not None:
-        stored: bool | None = yield Fill(lease, value, ttl)
+        fill = Fill(lease, value, ttl)
+        stored: bool | None = (yield fill) if perform is None else perform(plan, flight, fill)
         if stored is None:
             yield Release(lease, remove=False)
         elif not stored:

@@ -13,9 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from . import aside
-from .aside import GONE, TIMED_OUT, Call, Fill, Load, Plan, Read, Take, Wait
+from .aside import CALL, GONE, TIMED_OUT, Fill, Load, Plan, Read, Take, Wait
 from .entry import UNREAD
-from .flight import Failure, Flight, Outcome, TaskFlight, inside
+from .flight import Failure, Flight, Outcome, TaskFlight, collecting, inside
+from .stats import FULL
 
 if TYPE_CHECKING:
     from .entry import Reading
@@ -58,20 +59,27 @@ def run(plan: Plan, mine: Flight, first: Reading | None, renew: bool) -> Any:
     answer: Any = None
     outcome: Any = None
     try:
-        steps = aside.refresh(plan, mine) if renew else aside.lookup(plan, mine, first, inline=True)
+        steps = aside.refresh(plan, mine) if renew else aside.lookup(plan, mine, first, True, _perform)
         while True:
             command = steps.send(answer)
-            if type(command) is Call:
+            if command is CALL:
                 # Written out here: one frame less for each level of a recursive function.
-                token = inside.set(mine)
-                started = time.perf_counter()
+                durations = plan.counters.durations
+                entered = not collecting or mine.thread not in collecting
                 try:
-                    answer = Outcome(plan.function(*mine.args, **mine.kwargs))
-                    plan.counters.loaded(time.perf_counter() - started)
+                    if entered:
+                        inside.set(mine)
+                    started = time.perf_counter()
+                    args, named = mine.args, mine.kwargs
+                    answer = Outcome(plan.function(*args, **named) if named else plan.function(*args))
+                    durations.append(time.perf_counter() - started)
+                    if len(durations) > FULL:
+                        plan.counters.add_up()
                 except BaseException as error:  # noqa: BLE001 - it goes on as a value, raised by `Outcome.result`
                     answer = Failure(error)
                 finally:
-                    inside.reset(token)
+                    if entered:
+                        inside.set(mine.parent)
             elif type(command) is not Wait:
                 answer = _perform(plan, mine, command)
             else:
@@ -208,26 +216,28 @@ def _landed(flight: TaskFlight, task: asyncio.Task[None]) -> None:
 
 
 async def _load_async(plan: Plan, flight: TaskFlight, renew: bool) -> Outcome:
-    steps = aside.refresh(plan, flight) if renew else aside.load(plan, flight, renew=False)
+    perform = _perform if flight.space.local else None
+    steps = aside.refresh(plan, flight) if renew else aside.load(plan, flight, False, perform)
     answer: Any = None
     try:
         while True:
             command = steps.send(answer)
-            if type(command) is not Call:
+            if command is not CALL:
                 answer = await _aperform(plan, flight, command)
                 continue
-            token = inside.set(flight)
-            started = time.perf_counter()
             try:
+                inside.set(flight)
+                started = time.perf_counter()
                 answer = Outcome(await plan.function(*flight.args, **flight.kwargs))
-                plan.counters.loaded(time.perf_counter() - started)
+                plan.counters.durations.append(time.perf_counter() - started)
+                if len(plan.counters.durations) > FULL:
+                    plan.counters.add_up()
             except BaseException as error:  # noqa: BLE001 - as in _run
                 answer = Failure(error)
             finally:
-                try:
-                    inside.reset(token)
-                except ValueError:
-                    pass  # its loop is gone, and the collector closes it in whatever context that comes in
+                # If its loop is gone, the collector closes it, in whatever context that comes in.
+                if threading.get_ident() not in collecting and inside.get() is flight:
+                    inside.set(flight.parent)
     except StopIteration as stop:
         outcome: Outcome = stop.value
         try:

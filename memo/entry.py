@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from typing import Any, Final, Literal
 
+import msgspec
+
 __all__ = [
     "ABSENT",
     "DEFAULT",
@@ -46,30 +48,23 @@ DEFAULT: Final = _Sentinel.DEFAULT
 """As a ttl: the store's `default_ttl`."""
 
 
-class Entry:
+class Entry(msgspec.Struct, eq=False):  # a Struct is made in C, which is most of what an object costs
     """One stored value, by identity: two entries are equal only if they are the same object.
 
-    The slots are exactly what a plain hit and an eviction need. One more would cost eight bytes for each of a
+    The fields are exactly what a plain hit and an eviction need. One more would cost eight bytes for each of a
     million entries, so what only some entries have lives in subclasses.
     """
 
-    __slots__ = ("fresh_until", "key", "space", "value")
-
-    def __init__(self, space: Any, key: Any, value: Any, fresh_until: float) -> None:
-        self.space = space  # the table that holds this entry, so that an eviction finds it
-        self.key = key
-        self.value = value
-        self.fresh_until = fresh_until  # a reading of the store's clock; infinity: never expires
+    space: Any  # the table that holds this entry, so that an eviction finds it
+    key: Any
+    value: Any
+    fresh_until: float  # a reading of the store's clock; infinity: never expires
 
 
-class TaggedEntry(Entry):
+class TaggedEntry(Entry, eq=False):
     """An entry that bears tags, so that an invalidation of one finds it."""
 
-    __slots__ = ("tags",)
-
-    def __init__(self, space: Any, key: Any, value: Any, fresh_until: float, tags: tuple[str, ...]) -> None:
-        super().__init__(space, key, value, fresh_until)
-        self.tags = tags
+    tags: tuple[str, ...]
 
 
 class Lease:
@@ -101,14 +96,11 @@ class TaggedLease(Lease):
         self.tags = tags
 
 
-class Reading:
+class Reading(msgspec.Struct, eq=False):
     """What a store found at a key: a value or nothing, and the lease that stands there."""
 
-    __slots__ = ("lease", "value")
-
-    def __init__(self, value: Any, lease: Any = None) -> None:
-        self.value = value  # MISSING: nothing that may be served
-        self.lease = lease  # compared with `==` to a flight's: the same means that no one touched the key in between
+    value: Any  # MISSING: nothing that may be served
+    lease: Any = None  # compared with `==` to a flight's: the same means that no one touched the key in between
 
     def __repr__(self) -> str:
         return f"Reading(value={type(self.value).__name__}, lease={self.lease!r})"

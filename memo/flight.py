@@ -7,30 +7,48 @@ and a waiter that leaves takes nothing away.
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from threading import get_ident as _get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
 
 from .entry import MISSING, Reading
 from .errors import RecursiveLoadError
-from .forks import fork_safe_lock, in_child
+from .forks import LOCKED, fork_safe_lock, in_child
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Failure", "Flight", "Found", "Outcome", "TaskFlight", "inside"]
+__all__ = ["Failure", "Flight", "Found", "Outcome", "TaskFlight", "collecting", "inside"]
 
 inside: ContextVar[Flight | None] = ContextVar("memo_inside", default=None)
 """The innermost load that the current code runs within; with `Flight.parent` a chain of all of them."""
 
-# Guards every flight's `waiting`, `abandoned` and `origins`, and the exchange of one flight for another in a table.
+collecting: dict[int, None] = {}
+"""Threads in which the garbage collector runs: a finalizer's call there must not set `inside`.
+
+Up to Python 3.11 a collection may begin in the middle of setting any context variable (python/cpython#148891):
+
+1. `ContextVar.set`, anyone's, begins to copy the context's table   2. the collector runs, and a finalizer calls a
+cached function   3. `inside.set` there replaces the table and frees it   4. the first one reads what is freed: a crash
+
+Later Pythons run the collector between two bytecodes only, and there this stays empty. Each thread adds and removes
+itself alone; if a Ctrl-C comes in between, the end of its next collection mends that.
+"""
+
+# Guards every flight's `waiting`, `abandoned` and `origins`; without a GIL also the removal of a flight from its table
+# and its exchange for another, which else are one step each.
 # Never held while anything waits or while user code runs; re-entrant, because a signal handler may call a cached
 # function between two bytecodes of ours.
 _lock = fork_safe_lock()
 
-# Replaced in a forked child: a flight of another process image has no leader here.
-_process = object()
+# Its one value is replaced in a forked child: a flight of another process image has no leader here.
+_process = {"image": object()}
 
 
 class Outcome:
@@ -85,63 +103,38 @@ class Failure(Outcome):
             del error, self  # a traceback holds this frame: without this, frame and error would hold each other
 
 
-class Flight:
+class Flight(msgspec.Struct, eq=False, weakref=True):
     """One call on its way, and the load in progress that it becomes if it leads.
 
     Every caller that does not hit has one. It is registered, so that others can join it, when it stands at its key in
     `space.flights`; `dict.setdefault` registers it, in one step in C, where there was none.
     """
 
-    __slots__ = (
-        "args",
-        "begun",
-        "key",
-        "kwargs",
-        "lease",
-        "origins",
-        "outcome",
-        "parent",
-        "process",
-        "space",
-        "tags",
-        "thread",
-        "wakers",
-    )
-
-    loop: asyncio.AbstractEventLoop | None = None
+    loop: ClassVar[asyncio.AbstractEventLoop | None] = None
     """The event loop of the task that loads; None: a thread does."""
 
-    def __init__(
-        self,
-        space: Any,
-        key: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        tags: tuple[str, ...],
-        parent: Flight | None,
-    ) -> None:
-        self.space = space  # where the call's entry lives; `space.flights` is the table of this flight
-        self.key = key
-        self.args = args
-        self.kwargs = kwargs
-        self.tags = tags
-        self.parent = parent
-        self.lease: Any = None
-        self.begun = False  # True: `lease` is what the load has; written by the leader alone, `lease` first
-        self.outcome: Outcome | None = None  # written once, by `settle`, before it wakes anyone
-        self.process = _process
-        self.thread = _get_ident()
-        self.wakers: list[Callable[[], object]] = []  # appended to before `outcome` is looked at
-        self.origins: tuple[Flight, ...] = ()  # flights whose loads wait for this one; guarded by _lock
+    space: Any  # where the call's entry lives; `space.flights` is the table of this flight
+    key: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    tags: tuple[str, ...]
+    parent: Flight | None
+    lease: Any = None
+    begun: bool = False  # True: `lease` is what the load has; written by the leader alone, `lease` first
+    outcome: Outcome | None = None  # written once, by `settle`, before it wakes anyone
+    process: object = msgspec.field(default_factory=partial(_process.get, "image"))
+    thread: int = msgspec.field(default_factory=_get_ident)
+    wakers: list[Callable[[], object]] = []  # appended to before `outcome` is looked at
+    origins: tuple[Flight, ...] = ()  # flights whose loads wait for this one; guarded by _lock
 
     def replace(self, other: Flight) -> bool:
         """Put this flight in the place of `other`; False if `other` no longer stands there."""
         with _lock:
-            flights = self.space.flights
-            if flights.get(self.key) is not other:
-                return False
-            flights[self.key] = self
-            return True
+            flights, key = self.space.flights, self.key
+            if key in flights and flights[key] is other:  # no call, as in `settle`
+                flights[key] = self
+                return True
+            return False
 
     def supersede(self) -> None:
         """Put this flight in the place of whatever stands there: a refresh joins nobody."""
@@ -162,7 +155,7 @@ class Flight:
 
     def dead(self) -> bool:
         """Whether nobody will ever settle this flight: it is another process's."""
-        return self.process is not _process
+        return self.process is not _process["image"]
 
     def settle(self, outcome: Outcome) -> None:
         """Free the key, then tell everyone; further calls change nothing.
@@ -175,18 +168,22 @@ class Flight:
         3. leader wakes it                     3. waiter appends its waker, sees the outcome, does not sleep
         """
         flights, key, wakers = self.space.flights, self.key, self.wakers
-        with _lock:
-            if flights.get(key) is self:
-                del flights[key]
+        if LOCKED:
+            with _lock:
+                if flights.get(key) is self:
+                    del flights[key]
+        elif key in flights and flights[key] is self:  # no call from here on, and so one step for other threads
+            del flights[key]
         if self.outcome is None:
             self.outcome = outcome
-        # None is taken away before it was called: an interruption in between would lose it.
-        for wake in tuple(wakers):
-            try:
-                wake()
-            except RuntimeError:  # noqa: PERF203 - it was called before an interruption of the first attempt
-                pass
-        wakers.clear()
+        if wakers:
+            # None is taken away before it was called: an interruption in between would lose it.
+            for wake in tuple(wakers):
+                try:
+                    wake()
+                except RuntimeError:  # noqa: PERF203 - it was called before an interruption of the first attempt
+                    pass
+            wakers.clear()
 
     def wait_from(self, origin: Flight | None, name: str) -> None:
         """Note that a load within `origin` is about to wait for this flight; taken back by `done_waiting`.
@@ -224,19 +221,15 @@ class Flight:
                 self.origins = tuple(left)
 
 
-class TaskFlight(Flight):
+class TaskFlight(Flight, eq=False, kw_only=True):
     """A flight whose load runs in a task of an event loop; it lives as long as someone awaits it."""
 
-    __slots__ = ("abandoned", "loop", "task", "waiting")
-
-    def __init__(self, *call: Any, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(*call)
-        self.loop: asyncio.AbstractEventLoop = loop
-        self.task: asyncio.Task[None] | None = None
-        # Tasks that await the outcome, from the start the one whose call it is: were it counted only when it awaits,
-        # one that joins from another loop and leaves at once would be the last. Guarded by _lock.
-        self.waiting = 1
-        self.abandoned = False  # nobody awaits it any more; guarded by _lock
+    loop: asyncio.AbstractEventLoop  # type: ignore[misc]  # of the instance here, and of the class there
+    task: asyncio.Task[None] | None = None
+    # Tasks that await the outcome, from the start the one whose call it is: were it counted only when it awaits,
+    # one that joins from another loop and leaves at once would be the last. Guarded by _lock.
+    waiting: int = 1
+    abandoned: bool = False  # nobody awaits it any more; guarded by _lock
 
     def dead(self) -> bool:
         """Whether nobody will ever settle this flight: its process or its event loop is gone."""
@@ -260,9 +253,9 @@ class TaskFlight(Flight):
             if self.waiting or self.outcome is not None:
                 return
             self.abandoned = True
-            flights = self.space.flights
-            if flights.get(self.key) is self:
-                del flights[self.key]
+            flights, key = self.space.flights, self.key
+            if key in flights and flights[key] is self:  # no call, as in `settle`
+                del flights[key]
         if self.task is None or self.loop.is_closed():
             return
         if self.thread == _get_ident():
@@ -271,9 +264,21 @@ class TaskFlight(Flight):
             self.loop.call_soon_threadsafe(self.task.cancel)
 
 
+def _collection(phase: str, info: dict[str, int]) -> None:
+    if phase == "start":
+        collecting[_get_ident()] = None
+    else:
+        collecting.pop(_get_ident(), None)  # absent: memo was imported during the collection
+
+
+if sys.version_info < (3, 12):
+    gc.callbacks.append(_collection)
+
+
 def _child() -> None:
-    global _process
-    _process = object()
+    _process["image"] = object()
+    for ident in [ident for ident in list(collecting) if ident != _get_ident()]:
+        del collecting[ident]
 
 
 in_child(_child)

@@ -9,13 +9,17 @@ of memo takes one of these locks while it holds another.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["fork_safe_lock", "in_child"]
+__all__ = ["LOCKED", "fork_safe_lock", "in_child"]
+
+LOCKED: Final = not getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether there is no GIL that makes a few bytecodes without a call one step for all other threads."""
 
 # Weakly, by id. Plain dicts, because a list of their values is made in one step while other threads make locks.
 _outer: dict[int, weakref.ref[Any]] = {}

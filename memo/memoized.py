@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from .clock import SYSTEM, seconds
 from .entry import ABSENT, MISSING
 from .errors import OptionError, UnkeyableError
 from .flight import Flight, TaskFlight, inside
-from .forks import fork_safe_lock
+from .forks import LOCKED, fork_safe_lock
 from .keys import CallKeys, Template, describe, is_value_class
 from .policy import NOT_KEPT, Policy
 from .stats import FunctionCounters, FunctionStats
@@ -35,9 +34,6 @@ _lock = fork_safe_lock(outer=True)
 
 _NONE: dict[str, Any] = {}
 """The keyword arguments of a call without any; never changed."""
-
-_LOCKED = not getattr(sys, "_is_gil_enabled", lambda: True)()
-"""Whether a hit must take the store's lock: there is no GIL that makes one step of it in C atomic."""
 
 
 class Memoized:
@@ -91,7 +87,6 @@ class Memoized:
         )
         if kind == "classmethod" and not positional:
             raise OptionError(f"{name}: a classmethod has a first parameter for the class")
-        self._direct = False  # generated code has looked before `miss` is called
         self.store: Store | None = None
         self.space: Space | None = None
         self.wrapper: weakref.ref[Any] = lambda: None  # type: ignore[assignment]  # set by the decorator
@@ -139,7 +134,6 @@ class Memoized:
                     self._raw_rest = self.keys.binding.raw(skip_first=True)
                 self.install(self._call_for(space), self._bound_call_for(space))
                 self.space = space
-                self._direct = self._fast(space) and not self.method  # after `space`: `miss` reads them the other way
         return self.space
 
     def _parts(self, space: Table) -> dict[str, Any]:
@@ -161,7 +155,7 @@ class Memoized:
         if fast:
             assert isinstance(space, Table)
             parts |= {"find": space.get, **self._parts(space)}
-        return self.keys.binding.call(parts, fast=fast, locked=_LOCKED, bound=False, coroutine=self.is_async)
+        return self.keys.binding.call(parts, fast=fast, locked=LOCKED, bound=False, coroutine=self.is_async)
 
     def _bound_call_for(self, space: Space) -> Callable[..., Any] | None:
         if self.first is None:
@@ -171,7 +165,7 @@ class Memoized:
         if fast:
             assert isinstance(space, Table)
             parts |= {"tables": space.instances, **self._parts(space)}
-        return self.keys.binding.call(parts, fast=fast, locked=_LOCKED, bound=True, coroutine=self.is_async)
+        return self.keys.binding.call(parts, fast=fast, locked=LOCKED, bound=True, coroutine=self.is_async)
 
     # -- from a call to its place --------------------------------------------------------------------------------------
 
@@ -225,21 +219,20 @@ class Memoized:
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
-    def miss(self, bound: bool, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+    def miss(self, bound: bool, args: tuple[Any, ...], kwargs: dict[str, Any] | None, key: Any) -> Any:
         """Return the result, or for an async function an awaitable of it, of a call that generated code left over.
 
         Args:
             bound: the first argument is an instance (or a class).
             args: in canonical form.
             kwargs: likewise.
+            key: the raw key, if generated code has one and has looked there; else None.
         """
         named = kwargs or _NONE
-        # What `locate` does, for most calls; and for them generated code has looked already. If it was wrong, since the
-        # entry came a moment later, the algorithm's second look will find it.
-        key = self._raw(*args, **named) if self._direct and not bound else None
         space: Any = self.space
+        # If generated code was wrong, since the entry came a moment later, the algorithm's second look will find it.
         first: Any = ABSENT
-        if key is None:
+        if key is None or space is None:  # generated code is there a moment before the space is
             space, key = self.locate(args, named, bound)
             try:
                 first = space.read(key) if space.local else None

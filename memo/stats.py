@@ -9,12 +9,16 @@ from __future__ import annotations
 import itertools
 import logging
 from dataclasses import dataclass, field
+from typing import Final
 
 from .forks import fork_safe_lock
 
-__all__ = ["Counter", "FunctionCounters", "FunctionStats", "StoreStats", "logger"]
+__all__ = ["FULL", "Counter", "FunctionCounters", "FunctionStats", "StoreStats", "logger"]
 
 logger = logging.getLogger("memo")
+
+FULL: Final = 500
+"""Durations that may wait to be added up."""
 
 # Guards what FunctionCounters adds up; one for all, since it is held for an addition only.
 _lock = fork_safe_lock()
@@ -112,10 +116,10 @@ class FunctionCounters:
     """The live counters of one decorated function."""
 
     __slots__ = (
-        "_durations",
         "_errors",
         "_load_seconds",
         "_loads",
+        "durations",
         "hits",
         "misses",
         "name",
@@ -131,26 +135,19 @@ class FunctionCounters:
         self.waits = Counter()
         self.refused = Counter()
         self.uncached = Counter()
-        self._durations: list[float] = []  # appended to without a lock, in one step in C
-        self._loads = 0  # the sum of what was in _durations before; this and the two below are guarded by _lock
+        self.durations: list[float] = []  # of loads that ended; appended to without a lock, in one step in C
+        self._loads = 0  # how many were in `durations` before; this and the two below are guarded by _lock
         self._load_seconds = 0.0
         self._errors: dict[str, int] = {}
 
-    def loaded(self, seconds: float) -> None:
-        """Count a load that came to an end."""
-        durations = self._durations
-        durations.append(seconds)
-        if len(durations) > 500:
-            with _lock:
-                self._add_up()
-
-    def _add_up(self) -> None:
-        """Move what is in `_durations` to the sums. The lock is held; others may append meanwhile."""
-        count = len(self._durations)
-        done = self._durations[:count]
-        del self._durations[:count]
-        self._loads += count
-        self._load_seconds += sum(done)
+    def add_up(self) -> None:
+        """Move what is in `durations` to the sums; others may append meanwhile."""
+        with _lock:
+            count = len(self.durations)
+            done = self.durations[:count]
+            del self.durations[:count]
+            self._loads += count
+            self._load_seconds += sum(done)
 
     def error(self, kind: str, error: BaseException, advice: str) -> None:
         """Count a failure that does not reach the caller; log the first of each kind, without arguments or values."""
@@ -165,8 +162,8 @@ class FunctionCounters:
 
     def snapshot(self) -> FunctionStats:
         """Return the counters as they are now."""
+        self.add_up()
         with _lock:
-            self._add_up()
             loads, load_seconds, errors = self._loads, self._load_seconds, dict(self._errors)
         return FunctionStats(
             hits=self.hits.value,

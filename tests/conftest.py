@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from memo import config
+from memo.flight import inside
 from memo.testing import ManualClock
 
 _COMMON = {
@@ -50,3 +51,4 @@ def _fresh_default_store():
     config._stores.clear()
     yield
     config._stores.clear()
+    assert inside.get() is None  # no test leaves this thread within a load that is over

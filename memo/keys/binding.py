@@ -109,7 +109,7 @@ class Binding:
         """Return the source of the raw key, of the condition under which it may be stored, and of one to look it up.
 
         The type stands before the value: a lookup compares types first, so that no `__eq__` of the user's runs against
-        a stored scalar.
+        a stored scalar. One int alone is its own key: nothing else in the table equals it, and most keys are ids.
         """
         p, key, plain, empty = self._prefix, [], [], []
         for parameter in self.parameters[1:] if skip_first else self.parameters:
@@ -125,6 +125,8 @@ class Binding:
                 key += [f"{p}type({name})", name]
                 plain.append(f"({p}type({name}) in {p}SCALARS or {p}is_plain({name}))")
         source = f"({', '.join(key)}{',' if len(key) == 1 else ''})"
+        if len(key) == 2 and key[0] == f"{p}type({key[1]})":
+            source = f"({key[1]} if {p}type({key[1]}) is {p}int else {source})"
         return source, " and ".join(empty + plain) or "True", " and ".join(empty)
 
     # -- functions -----------------------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ class Binding:
         """Return a function that takes the call's arguments and returns them in the canonical form."""
         return self._make(f"def __call__({self._header(True, False)}):\n return {self._canonical()}\n", {})
 
-    def raw(self, skip_first: bool) -> Callable[..., tuple[Any, ...] | None]:
+    def raw(self, skip_first: bool) -> Callable[..., Any]:
         """Return a function from canonical arguments to the raw key, or None if one of them is no plain scalar."""
         key, plain, _ = self._raw(skip_first)
         return self._make(f"def __call__({self._header(False, skip_first)}):\n return {key} if {plain} else None\n", {})
@@ -144,7 +146,7 @@ class Binding:
         """Return the wrapper's `__call__`.
 
         Args:
-            parts: `miss(bound, args, kwargs)`, which does the rest; for a fast one also `find` (or, for a
+            parts: `miss(bound, args, kwargs, key)`, which does the rest; for a fast one also `find` (or, for a
                 bound one, `tables` by id of the instance), `state`, `time`, `touch`, `hits` and `lock`.
             fast: look up the raw key in memory first.
             locked: take the lock for it: without a GIL the recency order is not safe to touch.
@@ -152,8 +154,8 @@ class Binding:
             coroutine: an `async def`.
         """
         p = self._prefix
-        key, _, condition = self._raw(bound)
-        instance = f"{p}instance"
+        raw, plain, condition = self._raw(bound)
+        key, instance = f"{p}key", f"{p}instance"
         header = self._header(True, skip_first=bound)
         if bound:
             # By position only: a keyword argument of the user's may have any name.
@@ -164,6 +166,7 @@ class Binding:
             # A KeyError says that the instance is new or, from touch, that the entry was just evicted; a TypeError that
             # an argument cannot be hashed; anything else is raised again by what comes after.
             lines += [
+                f" {key} = {raw}",
                 f" {'if ' + condition if condition else 'if True'}:",
                 "  try:",
                 f"   {f'with {p}lock' if locked else 'if True'}:",
@@ -175,32 +178,21 @@ class Binding:
                 f"  except {p}Exception:",
                 "   pass",
             ]
-        lines.append(
-            f" return {'await ' if coroutine else ''}{p}miss({bound}, {self._canonical(instance if bound else None)})\n"
-        )
+        known = f"{key} if {plain} else None" if fast and not bound else "None"
+        canonical = self._canonical(instance if bound else None)
+        lines.append(f" return {'await ' if coroutine else ''}{p}miss({bound}, {canonical}, {known})\n")
         return self._make("\n".join(lines), parts)
 
     def _make(self, source: str, parts: dict[str, Any]) -> Callable[..., Any]:
         p = self._prefix
-        names = [
-            "defaults",
-            "SCALARS",
-            "all_plain",
-            "is_plain",
-            "type",
-            "id",
-            "tuple",
-            "map",
-            "next",
-            "Exception",
-            *parts,
-        ]
-        values = [self.defaults, SCALARS, all_plain, is_plain, type, id, tuple, map, next, Exception, *parts.values()]
-        head = f"def make({', '.join(p + name for name in names)}):\n"
+        builtins = (type, id, int, tuple, map, next, Exception)
+        given = {"defaults": self.defaults, "SCALARS": SCALARS, "all_plain": all_plain, "is_plain": is_plain, **parts}
+        given.update({each.__name__: each for each in builtins})
+        head = f"def make({', '.join(p + name for name in given)}):\n"
         body = "".join(f" {line}\n" for line in source.splitlines())
         namespace: dict[str, Any] = {}
         exec(_compiled(f"{head}{body} return __call__\n"), namespace)  # noqa: S102 - made of checked identifiers only
-        function: Callable[..., Any] = namespace["make"](*values)
+        function: Callable[..., Any] = namespace["make"](*given.values())
         # Errors of binding ("missing 1 required positional argument") name the function by this.
         function.__qualname__ = function.__name__ = self.function.rpartition(".")[2]
         return function

@@ -29,6 +29,8 @@ LONGEST: Final = 200
 
 _LABEL = re.compile(r"[^\s()\[\]{}*?^\\'\"@#%,=\x00-\x1f\x7f]+")
 
+_ESCAPES = re.compile(r"\\[\\'\"abfnrtvxuUN0-7]")
+
 
 def describe(function: Any) -> str:
     """Return module and qualified name of what is decorated, as errors and default keys name it.
@@ -74,10 +76,18 @@ class Shape:
         """Return the layout without the first part, in the place of which there is an instance."""
         return Shape(self.label, self.parts[1:])
 
+    def fits(self, key: Any) -> bool:
+        """Return whether a raw key has this layout."""
+        if type(key) is int:
+            return len(self.parts) == 1 and self.parts != ("*",)
+        return type(key) is tuple and len(key) == 2 * len(self.parts)
+
     def text(self, key: Any, instance: str | None = None) -> str:
         """Return the text of a key as memory has it; a key that is text already is its own."""
         if isinstance(key, str):
             return key
+        if type(key) is int:  # one int alone is its own key
+            key = (int, key)
         pieces = [] if instance is None else [instance]
         for index, part in enumerate(self.parts):
             value = key[2 * index + 1]
@@ -93,6 +103,8 @@ class Shape:
         What was read is written again and compared, so a text is never taken for a call that it does not name.
         """
         raw: list[Any] = []
+        if "\\" in _ESCAPES.sub("", text):
+            return text  # `encode` writes no such escape, and the parser would warn of it
         try:
             call = ast.parse(f"f({text[len(self.label) + 1 : -1]})", mode="eval").body
             if not isinstance(call, ast.Call):
@@ -107,7 +119,7 @@ class Shape:
                     raw += [type(value), value]
             single = [raw[2 * index + 1] for index, part in enumerate(self.parts) if part != "*"]
             plain = all(map(is_plain, [*single, *values]))
-            key = tuple(raw)
+            key = raw[1] if len(raw) == 2 and raw[0] is int else tuple(raw)
             return key if plain and self.text(key) == text else text
         except (SyntaxError, ValueError, TypeError, LookupError, MemoryError, RecursionError):
             return text

@@ -356,7 +356,7 @@ class MemoryStore(Store):
         return len(rows)
 
     def load(self, path: Any) -> int:
-        """Replace the contents and the statistics by those of a saved file; return how many entries.
+        """Replace the contents and the statistics by those of a saved file; return how many entries are there now.
 
         Their time has gone on meanwhile, by the wall clock: what has expired is dropped. A file unpickled runs the code
         that it names: load only what no one else could have written. Raises SnapshotError, and leaves the store as it
@@ -372,7 +372,6 @@ class MemoryStore(Store):
             tables: dict[str | None, Table] = {None: self._plain}
             for label, (shape, explicit) in saved.shapes.items():
                 tables[label] = self._table_for(shape, explicit)
-            count = 0
             for row in saved.rows:
                 left = math.inf if row.expires is None else row.expires - wall
                 if left > 0:
@@ -380,7 +379,7 @@ class MemoryStore(Store):
                     until = now + left
                     kind = TaggedEntry(table, row.key, row.value, until, row.tags) if row.tags else None
                     shelf.insert(kind or Entry(table, row.key, row.value, until), victims)
-                    count += 1
+            count = len(shelf.order)  # a smaller store keeps fewer
             shelf.hits += saved.stats["hits"] - current.hits
             shelf.misses += saved.stats["misses"] - current.misses
             shelf.sets, shelf.deletes = saved.stats["sets"], saved.stats["deletes"]

@@ -109,7 +109,7 @@ class Shelf:
             Whether it was inserted.
         """
         table, key, order, leases = entry.space, entry.key, self.order, entry.space.leases
-        if lease is not None and leases.get(key) is not lease:
+        if lease is not None and (key not in leases or leases[key] is not lease):
             return False  # a later load's, perhaps: it may still fill
         if type(entry) is TaggedEntry:
             self.tag(entry, entry.tags)

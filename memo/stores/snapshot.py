@@ -133,7 +133,7 @@ def read(path: Any) -> Snapshot:
 
 def _check(row: Row, shape: Shape | None) -> None:
     """Raise something if a row cannot be an entry, before anything in a store is touched."""
-    if not isinstance(row.key, str) and (shape is None or len(row.key) != 2 * len(shape.parts)):
+    if not isinstance(row.key, str) and (shape is None or not shape.fits(row.key)):
         raise ValueError(f"it has the key {row.key!r}")
     hash(row.key)
     if type(row.tags) is not tuple or not all(isinstance(tag, str) for tag in row.tags):

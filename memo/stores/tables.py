@@ -121,36 +121,36 @@ class Table(dict[Any, Entry], Space):
         return Reading(MISSING, lease)
 
     def fill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
-        """Store a value if the lease still stands; if the serializer fails, neither value nor lease stays."""
-        try:
-            return self._write(key, lease, value, ttl, tags)
-        except Exception:
-            self.release(key, lease, remove=True)
-            raise
+        """Store a value, with a lease only if that stands; if it fails, neither old value nor lease stays.
 
-    def _write(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool:
-        """Store a value; with a lease only if that stands. This is the price of a miss, so it is written out."""
+        This is the price of a miss, so it is written out.
+        """
         shelf = self.shelf
-        if shelf.serializer is not None:
-            value = shelf.serializer.dumps(value)
-        if ttl is DEFAULT:
-            ttl = self.default_ttl
-        if ttl is None:
-            fresh_until = math.inf
-        else:
-            now = shelf.clock.monotonic()
-            if now < shelf.latest:
-                now = shelf.tick()  # it may really have run backwards
+        try:
+            if shelf.serializer is not None:
+                value = shelf.serializer.dumps(value)
+            if ttl is DEFAULT:
+                ttl = self.default_ttl
+            if ttl is None:
+                fresh_until = math.inf
             else:
-                shelf.latest = now
-            fresh_until = now + ttl
-        entry = TaggedEntry(self, key, value, fresh_until, tags) if tags else Entry(self, key, value, fresh_until)
-        victims: list[Any] = []
-        with shelf.lock:
-            stored = shelf.insert(entry, victims, lease)
-            if shelf.dead:
-                shelf.bury(victims)
-        return stored
+                now = shelf.clock.monotonic()
+                if now < shelf.latest:
+                    now = shelf.tick()  # it may really have run backwards
+                else:
+                    shelf.latest = now
+                fresh_until = now + ttl
+            entry = TaggedEntry(self, key, value, fresh_until, tags) if tags else Entry(self, key, value, fresh_until)
+            victims: list[Any] = []
+            with shelf.lock:
+                stored = shelf.insert(entry, victims, lease)
+                if shelf.dead:
+                    shelf.bury(victims)
+            return stored
+        except Exception:
+            if lease is not None:
+                self.release(key, lease, remove=True)
+            raise
 
     def release(self, key: Any, lease: Any, remove: bool) -> None:
         """Take a lease away if it still stands, and with `remove` the value too."""
@@ -195,7 +195,7 @@ class Table(dict[Any, Entry], Space):
 
     def put(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> None:
         """Store a value and void the lease."""
-        self._write(key, None, value, ttl, tags)
+        self.fill(key, None, value, ttl, tags)
 
     def remove(self, key: Any) -> bool:
         """Remove the value at `key` and void the lease."""

@@ -543,19 +543,9 @@ def test_a_call_that_comes_while_the_function_is_being_attached() -> None:
         def space(self, value: Any) -> None:
             state["_space"] = value
 
-        @property
-        def _direct(self) -> bool:
-            return bool(state.get("_is_direct"))
-
-        @_direct.setter
-        def _direct(self, value: bool) -> None:
-            assert not value or state.get("_space") is not None
-            state["_is_direct"] = value
-
-    del state["space"], state["_direct"]
+    del state["space"]
     memoized.__class__ = Attaching
-    assert memoized.miss(False, (1,), None) == 1
-    assert state["_is_direct"]
+    assert memoized.miss(False, (1,), None, 1) == 1
     assert fn.peek(1) == 1
 
 

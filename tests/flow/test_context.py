@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import subprocess
+import sys
 
 from memo.flight import inside
 
@@ -89,3 +91,49 @@ async def test_an_async_load_without_single_flight_runs_in_its_callers_task(cach
     f = cached(load, single_flight=None)
     assert await f(7) is asyncio.current_task()
     assert inside.get() is None
+
+
+FINALIZER = """
+import contextvars, gc, itertools
+from memo import MemoryStore, cache_aside
+
+variables = [contextvars.ContextVar(f"v{number}", default=0) for number in range(40)]
+for variable in variables:
+    variable.set(1)
+store = MemoryStore(cleanup_interval=None)
+of_a_finalizer = cache_aside(store=store)(lambda x: x)
+numbers = itertools.count()
+depth = 0
+
+class Dying:
+    def __init__(self):
+        self.cycle = self
+    def __del__(self):
+        global depth
+        if depth == 0:
+            depth = 1
+            of_a_finalizer(next(numbers))
+            depth = 0
+
+@cache_aside(store=store)
+def load(x):
+    Dying()
+    variables[x % 40].set(x)
+    return x
+
+for threshold in range(1, 40):
+    gc.set_threshold(threshold)
+    for x in range(200):
+        Dying()
+        load((threshold, x).__hash__())
+        Dying()
+gc.set_threshold(0)
+assert next(numbers) > 1_000
+print("fine")
+"""
+
+
+def test_a_finalizer_may_call_a_cached_function_while_a_context_variable_is_being_set():
+    """Up to Python 3.11 the collector may run it in the middle of that; the interpreter crashed."""
+    done = subprocess.run([sys.executable, "-c", FINALIZER], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "fine"), done.stderr

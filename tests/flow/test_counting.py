@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from memo import MISSING, drivers
-from memo.stats import Counter, FunctionCounters, FunctionStats, StoreStats
+from memo.stats import FULL, Counter, FunctionCounters, FunctionStats, StoreStats
 
 
 def counts(f):
@@ -143,14 +143,19 @@ def test_a_counter_is_exact_under_threads_and_reading_does_not_advance_it():
     assert Counter(7).value == 7
 
 
-def test_durations_are_added_up_in_batches_and_lose_nothing():
-    counters = FunctionCounters("f")
-    for _ in range(1_203):
-        counters.loaded(0.5)
-    assert len(counters._durations) <= 500
-    stats = counters.snapshot()
-    assert (stats.loads, stats.load_seconds) == (1_203, 601.5)
-    assert counters.snapshot() == stats
+def test_durations_are_added_up_in_batches_and_lose_nothing(cached):
+    f = cached(lambda x: x)
+    counters = f._self_memoized.counters
+    for x in range(1_203):
+        f(x)
+        assert len(counters.durations) <= FULL
+    stats = f.stats()
+    assert stats.loads == 1_203
+    assert counters.durations == []
+    counters.durations[:] = [0.5, 0.25]
+    later = f.stats()
+    assert (later.loads, later.load_seconds) == (1_205, stats.load_seconds + 0.75)
+    assert f.stats() == later
 
 
 def test_a_snapshot_does_not_change_afterwards():

@@ -476,7 +476,7 @@ def raw_keys(draw: Any) -> tuple[Shape, tuple[Any, ...]]:
         else:
             value = draw(plain)
             raw += [type(value), value]
-    return shape, tuple(raw)
+    return shape, raw[1] if len(raw) == 2 and raw[0] is int else tuple(raw)
 
 
 @given(raw_keys())
@@ -488,7 +488,9 @@ def test_a_raw_key_comes_back_from_its_text(case: Any) -> None:
     else:
         back = shape.key(text)
         assert back == raw
-        assert [type(part) for part in back] == [type(part) for part in raw]
+        assert type(back) is type(raw)
+        if type(raw) is tuple:
+            assert [type(part) for part in back] == [type(part) for part in raw]
 
 
 # fmt: off
@@ -633,3 +635,15 @@ def test_keys_are_the_same_in_every_process_and_for_every_hash_seed() -> None:
     assert keys[5] == "user:a%3Ab:1.5"
     assert keys[6] == "app.co@3(1)"
     assert keys[7] == keys[8] == "app.Point.moved(app.Point(x=1,y=2),5)"
+
+
+@pytest.mark.parametrize("argument", [r"'\d'", r"'\\\d'", r"b'\q'", "'\\"])
+def test_a_text_with_an_escape_that_no_key_has_is_a_text_and_no_warning(argument: str) -> None:
+    text = f"ns({argument})"
+    assert Shape("ns", ("",)).key(text) == text
+
+
+@pytest.mark.parametrize("value", ["\\", "\\d", "a\\\\b", "\x00\n\t'\"", "\ud800", b"\\d\xff"])
+def test_a_text_whose_value_has_a_backslash_leads_back(value: Any) -> None:
+    shape = Shape("ns", ("",))
+    assert shape.key(shape.text((type(value), value))) == (type(value), value)

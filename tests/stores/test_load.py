@@ -418,7 +418,10 @@ GOOD = dict.fromkeys(snapshot.COUNTS, 0)
         ([(None, "key", 1, None, (["unhashable"],))], {}, GOOD),
         ([(None, ("not", "text"), 1, None, ())], {}, GOOD),
         ([("f", (int, 1, str), 1, None, ())], {"f": (("",), False)}, GOOD),
-        ([("f", 7, 1, None, ())], {"f": (("",), False)}, GOOD),
+        ([("f", 7, 1, None, ())], {"f": (("", ""), False)}, GOOD),
+        ([("f", 7, 1, None, ())], {"f": (("*",), False)}, GOOD),
+        ([("f", True, 1, None, ())], {"f": (("",), False)}, GOOD),
+        ([("f", [7], 1, None, ())], {"f": (("",), False)}, GOOD),
         ([], {"f": "no parts"}, GOOD),
         ([], {"f": (None, False)}, GOOD),
     ],
@@ -448,7 +451,7 @@ class Raising:
 
 def test_a_good_file_of_this_format_is_read(filled, path):
     """What the broken ones above are broken versions of."""
-    rows = [(None, "key", 1, None, ("t",)), ("f", (int, 7), 2, None, ()), ("f", "f([7])", 3, None, ())]
+    rows = [(None, "key", 1, None, ("t",)), ("f", 7, 2, None, ()), ("f", "f([7])", 3, None, ())]
     path.write_bytes(snapshot.framed(pickle.dumps((rows, {"f": (("",), False)}, GOOD))))
     store, _ = filled
     assert store.load(path) == 3
@@ -458,3 +461,13 @@ def test_a_good_file_of_this_format_is_read(filled, path):
     assert function([7]) == 3
     assert Shape("f", ("",)).text((int, 7)) == "f(7)"
     check_memory_store(store)
+
+
+def test_a_smaller_store_keeps_the_most_recently_used_ones_and_says_how_many(path):
+    store = MemoryStore(cleanup_interval=None)
+    for x in range(5):
+        store.set(f"k{x}", x)
+    store.save(path)
+    smaller = MemoryStore(max_size=2, cleanup_interval=None)
+    assert smaller.load(path) == 2
+    assert sorted(smaller.keys()) == ["k3", "k4"]

@@ -141,7 +141,8 @@ def _is_no_moment(frame, event, arg):
     """Whether the interpreter does not look for signals there, or it is in code that is not ours (files, pickle)."""
     return (
         f"{os.sep}memo{os.sep}" not in frame.f_code.co_filename
-        or (event == "c_call" and getattr(arg, "__name__", "") == "__exit__")  # of a lock, at the end of a `with`
+        # Before what ends a `with` and a `finally`, of a lock and of a context variable: it looks after these.
+        or (event == "c_call" and getattr(arg, "__name__", "") in ("__exit__", "set"))
         or (event in ("call", "return") and frame.f_code.co_flags & inspect.CO_GENERATOR)  # maybe it is being closed
     )
 
