@@ -271,14 +271,12 @@ def _collection(phase: str, info: dict[str, int]) -> None:
         collecting.pop(_get_ident(), None)  # absent: memo was imported during the collection
 
 
-if sys.version_info < (3, 12):
-    gc.callbacks.append(_collection)
+gc.callbacks.extend([_collection] if sys.version_info < (3, 12) else [])
 
 
 def _child() -> None:
     _process["image"] = object()
-    for ident in [ident for ident in list(collecting) if ident != _get_ident()]:
-        del collecting[ident]
+    collecting.clear()  # of threads that are not here
 
 
 in_child(_child)
