@@ -29,7 +29,7 @@ import msgspec
 
 from .entry import ABSENT, MISSING, UNREAD, Lease, Reading
 from .flight import Failure, Flight, Found, Outcome
-from .policy import NOT_KEPT, Policy
+from .policy import NotKept, Policy
 from .stats import FunctionCounters
 
 __all__ = [
@@ -243,9 +243,9 @@ def load(plan: Plan, flight: Flight, renew: bool, perform: Perform | None = None
         ttl = plan.policy.judge(value)
     except Exception as error:  # noqa: BLE001 - the result is there, whatever the user's callable does
         counters.error("policy", error, "the result is returned and not stored: mend the callable given as option")
-        ttl = NOT_KEPT
-    if ttl is NOT_KEPT:
-        counters.uncached.tick()
+        ttl = NotKept("error")
+    if type(ttl) is NotKept:
+        counters.uncached(ttl.reason)
         if lease is not None:
             yield Release(lease, remove=True)
     elif lease is not None:

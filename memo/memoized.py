@@ -22,7 +22,7 @@ from .errors import OptionError, UnkeyableError
 from .flight import Flight, TaskFlight, inside
 from .forks import LOCKED, fork_safe_lock
 from .keys import CallKeys, Template, describe, is_value_class
-from .policy import NOT_KEPT, Policy
+from .policy import NotKept, Policy
 from .stats import FunctionCounters, FunctionStats
 from .stores.base import Space, Store, checked_tags
 from .stores.tables import Table
@@ -304,7 +304,7 @@ class Memoized:
         space, key = self.locate(canonical, named or _NONE, bound)
         tags = self.tags_of(canonical, named or _NONE) if self._tags else ()
         ttl = self.plan.policy.judge(value)
-        if ttl is NOT_KEPT:
+        if isinstance(ttl, NotKept):
             raise OptionError(
                 f"{self.name}.set({type(value).__name__}): cache_none, cache_if or ttl say that such a result is not "
                 f"kept; invalidate() removes what is there"

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 from .clock import seconds
 from .entry import DEFAULT
 from .errors import OptionError
 
-__all__ = ["NOT_KEPT", "Policy"]
+__all__ = ["NotKept", "Policy"]
 
-NOT_KEPT: Final = object()
-"""What `Policy.judge` says of a result that is returned but not stored."""
+
+@dataclass(frozen=True)
+class NotKept:
+    """What `Policy.judge` says of a result that is returned but not stored.
+
+    Attributes:
+        reason: as `FunctionStats.uncached` counts it.
+    """
+
+    reason: str
+
+
+_NONE, _CACHE_IF, _TTL = NotKept("none"), NotKept("cache_if"), NotKept("ttl")
 
 
 class Policy:
@@ -54,15 +66,15 @@ class Policy:
             self._ttl = seconds(ttl, f"{name}: ttl")
 
     def judge(self, value: Any) -> Any:
-        """Return the ttl for a result (seconds, None or DEFAULT), or NOT_KEPT.
+        """Return the ttl for a result (seconds, None or DEFAULT), or a NotKept.
 
         Raises:
             Exception: whatever a callable of the user's raises.
         """
         if value is None and not self.cache_none:
-            return NOT_KEPT
+            return _NONE
         if self._cache_if is not None and not self._cache_if(value):
-            return NOT_KEPT
+            return _CACHE_IF
         if self._ttl_of is None:
             return self._ttl
         ttl = self._ttl_of(value)
@@ -70,7 +82,7 @@ class Policy:
             return ttl
         length = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
         if isinstance(length, (int, float)) and not isinstance(length, bool) and length <= 0:
-            return NOT_KEPT
+            return _TTL
         return seconds(ttl, f"{self._name}: the result of ttl")
 
 

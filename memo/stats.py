@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import itertools
 import logging
+import weakref
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from .forks import fork_safe_lock
 
-__all__ = ["FULL", "Counter", "FunctionCounters", "FunctionStats", "StoreStats", "logger"]
+__all__ = ["FULL", "Counter", "FunctionCounters", "FunctionStats", "StoreStats", "functions", "logger"]
 
 logger = logging.getLogger("memo")
 
 FULL: Final = 500
 """Durations that may wait to be added up."""
+
+# All counters that are alive, weakly, by id: a plain dict, whose values are listed in one step while they come and go.
+_functions: dict[int, weakref.ref[FunctionCounters]] = {}
 
 # Guards what FunctionCounters adds up; one for all, since it is held for an addition only.
 _lock = fork_safe_lock()
@@ -55,8 +60,11 @@ class FunctionStats:
         load_seconds: the time that it took in these.
         waits: calls that waited for another caller's load.
         refused_fills: results that were not stored because the key was touched while they were loaded.
-        uncached: results that were not stored because of the options (None, `cache_if`, a ttl of 0 or less) or
-            because they could not be.
+        uncached_by: results that were not stored because of the options or because they could not be, by reason: "none"
+            (None without `cache_none`), "cache_if", "ttl" (0 or less), "error" (a callable option raised).
+        stale_hits: calls answered with a value whose time was over: a hit where a refresh follows, a miss where the
+            function was called and raised.
+        refreshes: background refreshes that began.
         errors: failures that did not reach the caller, by kind.
     """
 
@@ -66,7 +74,9 @@ class FunctionStats:
     load_seconds: float
     waits: int
     refused_fills: int
-    uncached: int
+    uncached_by: dict[str, int] = field(default_factory=dict)
+    stale_hits: int = 0
+    refreshes: int = 0
     errors: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -74,6 +84,11 @@ class FunctionStats:
         """Hits among all calls, 0.0 if there were none."""
         calls = self.hits + self.misses
         return self.hits / calls if calls else 0.0
+
+    @property
+    def uncached(self) -> int:
+        """Results that were not stored because of the options or because they could not be."""
+        return sum(self.uncached_by.values())
 
     @property
     def time_saved(self) -> float:
@@ -116,15 +131,18 @@ class FunctionCounters:
     """The live counters of one decorated function."""
 
     __slots__ = (
+        "__weakref__",
         "_errors",
         "_load_seconds",
         "_loads",
+        "_uncached",
         "durations",
         "hits",
         "misses",
         "name",
+        "refreshes",
         "refused",
-        "uncached",
+        "stale",
         "waits",
     )
 
@@ -134,11 +152,19 @@ class FunctionCounters:
         self.misses = Counter()
         self.waits = Counter()
         self.refused = Counter()
-        self.uncached = Counter()
+        self.stale = Counter()
+        self.refreshes = Counter()
         self.durations: list[float] = []  # of loads that ended; appended to without a lock, in one step in C
         self._loads = 0  # how many were in `durations` before; this and the two below are guarded by _lock
         self._load_seconds = 0.0
         self._errors: dict[str, int] = {}
+        self._uncached: dict[str, int] = {}
+        _functions[id(self)] = weakref.ref(self, partial(_functions.pop, id(self)))
+
+    def uncached(self, reason: str) -> None:
+        """Count a result that is not stored."""
+        with _lock:
+            self._uncached[reason] = self._uncached.get(reason, 0) + 1
 
     def add_up(self) -> None:
         """Move what is in `durations` to the sums; others may append meanwhile."""
@@ -165,6 +191,7 @@ class FunctionCounters:
         self.add_up()
         with _lock:
             loads, load_seconds, errors = self._loads, self._load_seconds, dict(self._errors)
+            uncached = dict(self._uncached)
         return FunctionStats(
             hits=self.hits.value,
             misses=self.misses.value,
@@ -172,6 +199,13 @@ class FunctionCounters:
             load_seconds=load_seconds,
             waits=self.waits.value,
             refused_fills=self.refused.value,
-            uncached=self.uncached.value,
+            uncached_by=uncached,
+            stale_hits=self.stale.value,
+            refreshes=self.refreshes.value,
             errors=errors,
         )
+
+
+def functions() -> list[FunctionCounters]:
+    """Return the counters of every decorated function that is alive, in the order in which they were decorated."""
+    return [counters for reference in list(_functions.values()) if (counters := reference()) is not None]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 
 import pytest
 
 from memo import MISSING, drivers
-from memo.stats import FULL, Counter, FunctionCounters, FunctionStats, StoreStats
+from memo.stats import FULL, Counter, FunctionCounters, FunctionStats, StoreStats, functions
 
 
 def counts(f):
@@ -103,7 +104,7 @@ def test_a_result_that_is_not_kept_is_counted(cached, look):
 
 
 def test_time_saved_is_the_hits_at_the_mean_duration_of_a_load():
-    stats = FunctionStats(hits=6, misses=2, loads=2, load_seconds=5.0, waits=0, refused_fills=0, uncached=0)
+    stats = FunctionStats(hits=6, misses=2, loads=2, load_seconds=5.0, waits=0, refused_fills=0)
     assert stats.time_saved == 15.0
     assert stats.hit_ratio == 0.75
     assert stats.errors == {}
@@ -239,3 +240,14 @@ def test_the_store_counts_its_functions_calls_as_its_own(cached, store):
     f = cached(lambda x: x)
     f(1), f(1), f.peek(1), store.get("plain")
     assert (store.stats().hits, store.stats().misses) == (1, 2)
+
+
+def test_all_counters_that_are_alive_are_listed_in_order(cached):
+    gc.collect()
+    before = functions()
+    f, g = cached(lambda x: x), cached(lambda x: x)
+    mine = [f._self_memoized.counters, g._self_memoized.counters]
+    assert functions() == [*before, *mine]
+    del f, mine
+    gc.collect()
+    assert functions() == [*before, g._self_memoized.counters]

@@ -13,7 +13,7 @@ import pytest
 from memo import DEFAULT, MISSING, MemoryStore, OptionError, cache_aside
 from memo.clock import MAX_SECONDS, SYSTEM, WallClock, checked_clock, seconds
 from memo.entry import ABSENT, UNREAD, Reading
-from memo.policy import NOT_KEPT, Policy
+from memo.policy import NotKept, Policy
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_ttl_that_comes_out_as_nothing_keeps_nothing(timed, length, look):
     f = timed(lambda x: x, ttl=lambda value: length)
     assert f(7) == 7
     assert f.peek(7) is MISSING
-    assert f.stats().uncached == 1
+    assert f.stats().uncached_by == {"ttl": 1}
     assert f.stats().errors == {}
     look(f).clean()
 
@@ -99,15 +99,15 @@ def test_cache_if_decides_by_the_truth_of_what_it_returns(timed):
 
 def test_cache_if_and_ttl_are_not_asked_about_what_is_not_kept_anyway():
     policy = Policy(pytest.fail, False, pytest.fail, "f")
-    assert policy.judge(None) is NOT_KEPT
+    assert policy.judge(None) == NotKept("none")
     policy = Policy(pytest.fail, True, lambda value: False, "f")
-    assert policy.judge(None) is NOT_KEPT
+    assert policy.judge(None) == NotKept("cache_if")
 
 
 def test_cache_if_is_asked_about_none_where_none_is_kept():
     policy = Policy(None, True, lambda value: value is None, "f")
     assert policy.judge(None) is None
-    assert policy.judge(1) is NOT_KEPT
+    assert policy.judge(1) == NotKept("cache_if")
 
 
 @pytest.mark.parametrize("option", ["ttl", "cache_if"])
@@ -120,7 +120,7 @@ def test_a_callable_that_raises_after_the_load_costs_the_entry_only(timed, look,
     f = timed(lambda x: calls.append(x) or "value", **{option: fail})
     assert [f(7), f(7)] == ["value"] * 2
     assert calls == [7, 7]
-    assert (f.stats().uncached, f.stats().errors, f.stats().loads) == (2, {"policy": 2}, 2)
+    assert (f.stats().uncached_by, f.stats().errors, f.stats().loads) == ({"error": 2}, {"policy": 2}, 2)
     assert len(caplog.records) == 1
     look(f).clean()
 
