@@ -2,7 +2,8 @@
 
 The lookup, told as a story:
 
-1. Read. What is fresh is served.
+1. Read. What is fresh is served; what is stale but inside its window is served too, and refreshed behind the caller's
+   back, one refresh for each key; likewise what is fresh and due for an early refresh.
 2. Absent: join the flight for this key if its load has not begun, or if its lease is the one that this caller's own
    read saw; if unsure read once more; otherwise start a new flight in its place. Whoever joined waits for the outcome.
 3. Whoever started it takes a lease and looks once more, since another flight may have just landed:
@@ -12,7 +13,8 @@ The lookup, told as a story:
 
 4. The function is called.
 5. The policy says whether the result is kept. The store refuses it if the lease was voided in the meantime.
-6. The flight settles, whatever happened, and everyone returns.
+6. The flight settles, whatever happened, and everyone returns. Where the function raised, each of them looks once more:
+   what is still kept for this case is served in the place of the error, unless it was invalidated meanwhile.
 
 A user's error is never raised in here: it arrives and leaves as an `Outcome`, since a StopIteration thrown into a
 generator would come out as a RuntimeError. What a driver is asked to do is one of the small commands below.
@@ -33,12 +35,14 @@ from .policy import NotKept, Policy
 from .stats import FunctionCounters
 
 __all__ = [
+    "BEHIND",
     "CALL",
     "GONE",
     "READ",
     "RENEW",
     "TAKE",
     "TIMED_OUT",
+    "Behind",
     "Call",
     "Fill",
     "Load",
@@ -48,6 +52,7 @@ __all__ = [
     "StoreCommand",
     "Take",
     "Wait",
+    "behind",
     "load",
     "lookup",
     "refresh",
@@ -107,6 +112,11 @@ class Release:
 
 
 @final
+class Behind:
+    """Refresh the key behind the caller's back, if nobody does already; the answer is ignored."""
+
+
+@final
 class Load:
     """Perform `load` for the caller; the answer is its Outcome."""
 
@@ -130,6 +140,7 @@ READ: Final = Read()
 TAKE: Final = Take(renew=False)
 RENEW: Final = Take(renew=True)
 CALL: Final = Call()
+BEHIND: Final = Behind()
 
 TIMED_OUT: Final = object()
 """The answer to Wait when the limit is over or the wait could never end: load without waiting."""
@@ -140,7 +151,7 @@ GONE: Final = object()
 _ONE_SHOT: Final = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 
 StoreCommand = Read | Take | Fill | Release
-Command = StoreCommand | Call | Load | Wait
+Command = StoreCommand | Call | Load | Wait | Behind
 Perform = Callable[[Plan, Flight, StoreCommand], Any]
 
 
@@ -175,7 +186,7 @@ def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Ge
         reading = yield READ
         if reading.value is not MISSING:
             plan.counters.hits.tick()
-            return Outcome(reading.value)
+            return (yield from _served(plan, reading))
         plan.counters.misses.tick()
     doubted: Flight | None = None
     joinable = plan.single_flight
@@ -191,8 +202,7 @@ def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Ge
                 break
             # A leader that was interrupted or cancelled leaves no outcome for others: they elect a new one.
             if answer is not GONE and not answer.private:
-                outcome: Outcome = answer
-                return outcome
+                return (yield from _rescued(plan, answer))
         elif flight is doubted and mine.replace(flight):
             break
         else:
@@ -200,11 +210,35 @@ def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Ge
             doubted = flight
         reading = yield READ
         if reading.value is not MISSING:
-            return Outcome(reading.value)
-    if inline:
-        return (yield from load(plan, mine, renew=False))
-    outcome = yield Load(joinable)
-    return outcome
+            return (yield from _served(plan, reading))
+    outcome: Outcome = (yield from load(plan, mine, renew=False)) if inline else (yield Load(joinable))
+    return (yield from _rescued(plan, outcome))
+
+
+def _served(plan: Plan, reading: Reading) -> Generator[Command, Any, Outcome]:
+    """Serve what was read; refresh it if that is due."""
+    if reading.due:
+        if reading.late:
+            plan.counters.stale.tick()
+        yield BEHIND
+    return Outcome(reading.value)
+
+
+def _rescued(plan: Plan, outcome: Outcome) -> Generator[Command, Any, Outcome]:
+    """Return the outcome of a load, or in the place of an error what is kept for that case.
+
+    It is read only now: a key that was invalidated during the load has nothing left to serve.
+    """
+    error = outcome.error
+    if error is None or outcome.private or not plan.policy.kept:
+        return outcome
+    reading: Reading = yield READ
+    value = reading.stale if reading.value is MISSING else reading.value
+    if value is MISSING:
+        return outcome
+    plan.counters.stale.tick()
+    plan.counters.error("load", error, "the function raised, and an older result is served in its place")
+    return Outcome(value)
 
 
 def refresh(plan: Plan, mine: Flight) -> Generator[Command, Any, Outcome]:
@@ -212,6 +246,13 @@ def refresh(plan: Plan, mine: Flight) -> Generator[Command, Any, Outcome]:
     if plan.single_flight:
         mine.supersede()
     return (yield from load(plan, mine, renew=True))
+
+
+def behind(plan: Plan, flight: Flight) -> Generator[Command, Any, Outcome]:
+    """Refresh one key that somebody was served from, unless somebody else is loading it; return the outcome."""
+    if not flight.register():
+        return Found(MISSING)
+    return (yield from load(plan, flight, renew=False))
 
 
 def load(plan: Plan, flight: Flight, renew: bool, perform: Perform | None = None) -> Generator[Command, Any, Outcome]:
@@ -249,6 +290,8 @@ def load(plan: Plan, flight: Flight, renew: bool, perform: Perform | None = None
         if lease is not None:
             yield Release(lease, remove=True)
     elif lease is not None:
+        if not plan.policy.plain:
+            ttl = plan.policy.life(ttl, flight.space.default_ttl, flight.took)
         fill = Fill(lease, value, ttl)
         stored: bool | None = (yield fill) if perform is None else perform(plan, flight, fill)
         if stored is None:

@@ -277,6 +277,10 @@ def cache_aside(
     tags: tuple[str, ...] | list[str] = (),
     cache_none: bool = False,
     cache_if: Callable[[Any], object] | None = None,
+    jitter: float = 0,
+    stale_while_revalidate: float | timedelta = 0,
+    stale_if_error: float | timedelta = 0,
+    early_refresh: float = 0,
     single_flight: str | None = "process",
     wait_timeout: float | timedelta | None = None,
 ) -> Callable[[Callable[P, R]], Cached[P, R]]: ...
@@ -293,6 +297,10 @@ def cache_aside(
     tags: Any = (),
     cache_none: Any = False,
     cache_if: Any = None,
+    jitter: Any = 0,
+    stale_while_revalidate: Any = 0,
+    stale_if_error: Any = 0,
+    early_refresh: Any = 0,
     single_flight: Any = "process",
     wait_timeout: Any = None,
 ) -> Any:
@@ -316,6 +324,14 @@ def cache_aside(
         tags: names, or templates over the parameters; `store.invalidate_tags` drops all entries that bear one.
         cache_none: keep None too, which else means "not found" and is not kept.
         cache_if: keep only results for which this function of the result is true.
+        jitter: shorten each ttl by a random share of it, up to this one (0 to 1), so that what was stored together does
+            not expire together.
+        stale_while_revalidate: seconds or a timedelta after the ttl in which a call is still answered with the old
+            result, at once, while one refresh runs behind it (RFC 5861).
+        stale_if_error: seconds or a timedelta after the ttl in which the old result is returned if the function raises
+            an Exception (RFC 5861).
+        early_refresh: beta of XFetch (Vattani et al., VLDB 2015): calls shortly before the end refresh behind the
+            caller's back, the sooner the longer a load takes; 1 is the paper's choice, 0 is off.
         single_flight: "process": one load per key at a time; None: every caller that misses loads.
         wait_timeout: seconds after which a caller that waits for another's load loads by itself; None: no limit.
 
@@ -348,6 +364,10 @@ def cache_aside(
         "tags": tags,
         "cache_none": cache_none,
         "cache_if": cache_if,
+        "jitter": jitter,
+        "stale_while_revalidate": stale_while_revalidate,
+        "stale_if_error": stale_if_error,
+        "early_refresh": early_refresh,
         "single_flight": single_flight,
         "wait_timeout": wait_timeout,
     }

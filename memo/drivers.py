@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable, Generator
+from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from . import aside
-from .aside import CALL, GONE, TIMED_OUT, Fill, Load, Plan, Read, Take, Wait
+from .aside import BEHIND, CALL, GONE, TIMED_OUT, Fill, Load, Plan, Read, Take, Wait
+from .background import LONGEST, background
 from .entry import UNREAD
 from .flight import Failure, Flight, Outcome, TaskFlight, collecting, inside
 from .stats import FULL
@@ -21,10 +24,12 @@ from .stats import FULL
 if TYPE_CHECKING:
     from .entry import Reading
 
-__all__ = ["lookup_async", "refresh_async", "run"]
+__all__ = ["lookup_async", "refresh_async", "renew", "renew_async", "run"]
 
 POLL = 0.25
 """Seconds after which a task that waits for another event loop's flight looks whether that loop still runs."""
+
+Way = Callable[[Plan, Flight], Generator[Any, Any, Outcome]]
 
 _loads: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly; only the done callback removes one
 
@@ -42,14 +47,14 @@ _DIED = _died()
 # -- blocking ----------------------------------------------------------------------------------------------------------
 
 
-def run(plan: Plan, mine: Flight, first: Reading | None, renew: bool) -> Any:
+def run(plan: Plan, mine: Flight, first: Reading | None, way: Way | None = None) -> Any:
     """Return the result of one call, from the store, from another caller's load or from its own.
 
     Args:
         plan: of the decorated function.
         mine: the call.
         first: the algorithm's first read, if the caller has made it.
-        renew: load and store the result whatever is there, and join nobody's load.
+        way: what is done instead of a lookup: `aside.refresh` or `aside.behind`.
 
     Raises:
         BaseException: what the function raised.
@@ -59,7 +64,7 @@ def run(plan: Plan, mine: Flight, first: Reading | None, renew: bool) -> Any:
     answer: Any = None
     outcome: Any = None
     try:
-        steps = aside.refresh(plan, mine) if renew else aside.lookup(plan, mine, first, True, _perform)
+        steps = aside.lookup(plan, mine, first, True, _perform) if way is None else way(plan, mine)
         while True:
             command = steps.send(answer)
             if command is CALL:
@@ -72,7 +77,8 @@ def run(plan: Plan, mine: Flight, first: Reading | None, renew: bool) -> Any:
                     started = time.perf_counter()
                     args, named = mine.args, mine.kwargs
                     answer = Outcome(plan.function(*args, **named) if named else plan.function(*args))
-                    durations.append(time.perf_counter() - started)
+                    mine.took = took = time.perf_counter() - started
+                    durations.append(took)
                     if len(durations) > FULL:
                         plan.counters.add_up()
                 except BaseException as error:  # noqa: BLE001 - it goes on as a value, raised by `Outcome.result`
@@ -80,10 +86,12 @@ def run(plan: Plan, mine: Flight, first: Reading | None, renew: bool) -> Any:
                 finally:
                     if entered:
                         inside.set(mine.parent)
-            elif type(command) is not Wait:
-                answer = _perform(plan, mine, command)
-            else:
+            elif type(command) is Wait:
                 answer = _wait(plan, command.flight)
+            elif command is BEHIND:
+                renew(plan, mine)
+            else:
+                answer = _perform(plan, mine, command)
     except StopIteration as stop:
         outcome = stop.value
     finally:
@@ -101,6 +109,25 @@ def run(plan: Plan, mine: Flight, first: Reading | None, renew: bool) -> Any:
         return outcome.result()
     finally:
         del mine, outcome, answer, command  # the error's traceback holds this frame, which must not hold the error
+
+
+def renew(plan: Plan, served: Flight) -> None:
+    """Refresh what a call was served, in a thread of its own; where there is too much to do it is left to a later call.
+
+    Args:
+        plan: of the decorated function.
+        served: the call.
+    """
+    call = (served.space, served.key, served.args, served.kwargs, served.tags, None)
+    if background.submit((served.space, served.key), partial(_renew, plan, call)):
+        plan.counters.refreshes.tick()
+
+
+def _renew(plan: Plan, call: tuple[Any, ...]) -> None:
+    try:
+        run(plan, Flight(*call), None, aside.behind)
+    except BaseException as error:  # noqa: BLE001 - nobody waits for it; the stale result is served to its window's end
+        plan.counters.error("refresh", error, "the refresh failed, and the older result is served meanwhile")
 
 
 def _wait(plan: Plan, flight: Flight) -> Any:
@@ -145,7 +172,9 @@ async def lookup_async(plan: Plan, mine: TaskFlight, first: Reading | None) -> A
         while True:
             command = steps.send(answer)
             if type(command) is Load:
-                answer = await (_lead(plan, mine, False) if command.joinable else _load_async(plan, mine, False))
+                answer = await (_lead(plan, mine) if command.joinable else _load_async(plan, mine))
+            elif command is BEHIND:
+                renew_async(plan, mine)
             elif type(command) is Wait:
                 command.flight.wait_from(mine.parent, plan.name)
                 try:
@@ -172,7 +201,7 @@ async def lookup_async(plan: Plan, mine: TaskFlight, first: Reading | None) -> A
 async def refresh_async(plan: Plan, mine: TaskFlight) -> Any:
     """Do what `refresh` does, awaiting."""
     try:
-        outcome = await _lead(plan, mine, renew=True)
+        outcome = await _lead(plan, mine, aside.refresh)
     finally:
         if mine.task is None:
             mine.settle(_DIED)
@@ -182,8 +211,25 @@ async def refresh_async(plan: Plan, mine: TaskFlight) -> Any:
         del mine, outcome  # as in lookup
 
 
-async def _lead(plan: Plan, flight: TaskFlight, renew: bool) -> Any:
-    load = _load_task(plan, flight, renew)
+def renew_async(plan: Plan, served: TaskFlight) -> None:
+    """Refresh what a call was served, in a task of its own; where there is too much to do, leave it to a later call."""
+    if len(_loads) >= LONGEST:
+        return
+    flight = TaskFlight(
+        served.space, served.key, served.args, served.kwargs, served.tags, None, loop=asyncio.get_running_loop()
+    )
+    if flight.register():
+        try:
+            # In an empty context: a refresh borrows nothing of the request that happened to come at that moment.
+            Context().run(_start, plan, flight, aside.behind)
+        except BaseException:
+            flight.settle(_died())
+            raise
+        plan.counters.refreshes.tick()
+
+
+def _start(plan: Plan, flight: TaskFlight, way: Way | None) -> None:
+    load = _load_task(plan, flight, way)
     try:
         task = asyncio.create_task(load, name=f"memo load: {plan.name}")
     except BaseException:
@@ -192,13 +238,19 @@ async def _lead(plan: Plan, flight: TaskFlight, renew: bool) -> Any:
     _loads.add(task)
     task.add_done_callback(partial(_landed, flight))
     flight.task = task
+
+
+async def _lead(plan: Plan, flight: TaskFlight, way: Way | None = None) -> Any:
+    _start(plan, flight, way)
     return await _await(flight, None, entered=True)
 
 
-async def _load_task(plan: Plan, flight: TaskFlight, renew: bool) -> None:
-    outcome = await _load_async(plan, flight, renew)
+async def _load_task(plan: Plan, flight: TaskFlight, way: Way | None) -> None:
+    outcome = await _load_async(plan, flight, way)
     flight.settle(outcome)
     error = outcome.error
+    if way is aside.behind and error is not None:
+        plan.counters.error("refresh", error, "the refresh failed, and the older result is served meanwhile")
     del flight, outcome  # as in _run
     try:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -215,9 +267,9 @@ def _landed(flight: TaskFlight, task: asyncio.Task[None]) -> None:
         flight.settle(_died() if error is None else Failure(error))
 
 
-async def _load_async(plan: Plan, flight: TaskFlight, renew: bool) -> Outcome:
+async def _load_async(plan: Plan, flight: TaskFlight, way: Way | None = None) -> Outcome:
     perform = _perform if flight.space.local else None
-    steps = aside.refresh(plan, flight) if renew else aside.load(plan, flight, False, perform)
+    steps = aside.load(plan, flight, False, perform) if way is None else way(plan, flight)
     answer: Any = None
     try:
         while True:
@@ -229,7 +281,8 @@ async def _load_async(plan: Plan, flight: TaskFlight, renew: bool) -> Outcome:
                 inside.set(flight)
                 started = time.perf_counter()
                 answer = Outcome(await plan.function(*flight.args, **flight.kwargs))
-                plan.counters.durations.append(time.perf_counter() - started)
+                flight.took = took = time.perf_counter() - started
+                plan.counters.durations.append(took)
                 if len(plan.counters.durations) > FULL:
                     plan.counters.add_up()
             except BaseException as error:  # noqa: BLE001 - as in _run

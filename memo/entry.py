@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from typing import Any, Final, Literal
 
 import msgspec
@@ -15,10 +16,12 @@ __all__ = [
     "Default",
     "Entry",
     "Lease",
+    "Life",
     "Missing",
     "Reading",
     "TaggedEntry",
     "TaggedLease",
+    "WindowEntry",
 ]
 
 
@@ -60,11 +63,65 @@ class Entry(msgspec.Struct, eq=False):  # a Struct is made in C, which is most o
     value: Any
     fresh_until: float  # a reading of the store's clock; infinity: never expires
 
+    def move(self, fresh_until: float) -> None:
+        """Give it another end."""
+        self.fresh_until = fresh_until
+
+    @property
+    def due(self) -> float:
+        """From when on a hit also refreshes the entry."""
+        return self.fresh_until
+
+    @property
+    def stale_until(self) -> float:
+        """Until when the value may be served while it is refreshed."""
+        return self.fresh_until
+
+    @property
+    def kept_until(self) -> float:
+        """Until when the entry stays where it is."""
+        return self.fresh_until
+
 
 class TaggedEntry(Entry, eq=False):
     """An entry that bears tags, so that an invalidation of one finds it."""
 
     tags: tuple[str, ...]
+
+
+class WindowEntry(TaggedEntry, eq=False):
+    """An entry of a function with stale windows or early refresh: due <= fresh_until <= stale_until <= kept_until."""
+
+    due: float
+    stale_until: float
+    kept_until: float
+
+    def move(self, fresh_until: float) -> None:
+        """Give it another end; the windows keep their lengths, and what never ends has none."""
+        if math.isinf(fresh_until) or math.isinf(self.fresh_until):
+            self.due = self.stale_until = self.kept_until = fresh_until
+        else:
+            step = fresh_until - self.fresh_until
+            self.due += step
+            self.stale_until += step
+            self.kept_until += step
+        self.fresh_until = fresh_until
+
+
+class Life(msgspec.Struct, frozen=True):
+    """How long a result with windows lives, in seconds, where a plain one has its ttl alone.
+
+    Attributes:
+        ttl: until it is stale, from the fill on.
+        early: a hit refreshes it that long before.
+        stale: it is served, and refreshed, that long after.
+        kept: it stays that long after, to be served when the function raises.
+    """
+
+    ttl: float
+    early: float = 0.0
+    stale: float = 0.0
+    kept: float = 0.0
 
 
 class Lease:
@@ -101,6 +158,9 @@ class Reading(msgspec.Struct, eq=False):
 
     value: Any  # MISSING: nothing that may be served
     lease: Any = None  # compared with `==` to a flight's: the same means that no one touched the key in between
+    due: bool = False  # the value may be served, and is to be refreshed
+    late: bool = False  # the value may be served although its time is over
+    stale: Any = MISSING  # what may be served in the place of an error
 
     def __repr__(self) -> str:
         return f"Reading(value={type(self.value).__name__}, lease={self.lease!r})"

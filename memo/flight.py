@@ -121,6 +121,7 @@ class Flight(msgspec.Struct, eq=False, weakref=True):
     parent: Flight | None
     lease: Any = None
     begun: bool = False  # True: `lease` is what the load has; written by the leader alone, `lease` first
+    took: float = 0.0  # seconds that the function ran, once it has
     outcome: Outcome | None = None  # written once, by `settle`, before it wakes anyone
     process: object = msgspec.field(default_factory=partial(_process.get, "image"))
     thread: int = msgspec.field(default_factory=_get_ident)
@@ -135,6 +136,11 @@ class Flight(msgspec.Struct, eq=False, weakref=True):
                 flights[key] = self
                 return True
             return False
+
+    def register(self) -> bool:
+        """Put this flight at its key if there is none that lives; return whether it stands there."""
+        other = self.space.flights.setdefault(self.key, self)
+        return other is self or (other.dead() and self.replace(other))
 
     def supersede(self) -> None:
         """Put this flight in the place of whatever stands there: a refresh joins nobody."""

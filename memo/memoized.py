@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from . import drivers
+from . import aside, drivers
 from .aside import Plan
 from .clock import SYSTEM, seconds
 from .entry import ABSENT, MISSING
@@ -71,7 +71,16 @@ class Memoized:
         self.plan = Plan(
             name=name,
             function=function,
-            policy=Policy(options["ttl"], options["cache_none"], options["cache_if"], name),
+            policy=Policy(
+                options["ttl"],
+                options["cache_none"],
+                options["cache_if"],
+                name,
+                options["jitter"],
+                options["stale_while_revalidate"],
+                options["stale_if_error"],
+                options["early_refresh"],
+            ),
             counters=self.counters,
             single_flight=options["single_flight"] is not None,
             wait_timeout=None if wait_timeout is None else seconds(wait_timeout, f"{name}: wait_timeout"),
@@ -155,7 +164,14 @@ class Memoized:
         if fast:
             assert isinstance(space, Table)
             parts |= {"find": space.get, **self._parts(space)}
-        return self.keys.binding.call(parts, fast=fast, locked=LOCKED, bound=False, coroutine=self.is_async)
+        return self.keys.binding.call(
+            parts,
+            fast=fast,
+            windows=self.plan.policy.windows,
+            locked=LOCKED,
+            bound=False,
+            coroutine=self.is_async,
+        )
 
     def _bound_call_for(self, space: Space) -> Callable[..., Any] | None:
         if self.first is None:
@@ -165,7 +181,14 @@ class Memoized:
         if fast:
             assert isinstance(space, Table)
             parts |= {"tables": space.instances, **self._parts(space)}
-        return self.keys.binding.call(parts, fast=fast, locked=LOCKED, bound=True, coroutine=self.is_async)
+        return self.keys.binding.call(
+            parts,
+            fast=fast,
+            windows=self.plan.policy.windows,
+            locked=LOCKED,
+            bound=True,
+            coroutine=self.is_async,
+        )
 
     # -- from a call to its place --------------------------------------------------------------------------------------
 
@@ -241,12 +264,24 @@ class Memoized:
             if first is not None and first.value is not MISSING:
                 # A hit needs no flight.
                 self.counters.hits.tick()
+                if first.due:
+                    self._renew(space, key, args, named, first.late)
                 return _ready(first.value) if self.is_async else first.value
         if self.is_async:
             return drivers.lookup_async(self.plan, self._flight(space, key, args, named), first)
         tags = self.tags_of(args, named) if self._tags else ()
         # The flight has no name here: this frame, in the traceback of an error, must not hold the error.
-        return drivers.run(self.plan, Flight(space, key, args, named, tags, inside.get()), first, False)
+        return drivers.run(self.plan, Flight(space, key, args, named, tags, inside.get()), first)
+
+    def _renew(self, space: Space, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], late: bool) -> None:
+        """Have a call's result refreshed behind its caller's back; that must not fail the call, which was served."""
+        if late:
+            self.counters.stale.tick()
+        try:
+            flight = self._flight(space, key, args, kwargs)
+            (drivers.renew_async if self.is_async else drivers.renew)(self.plan, flight)
+        except Exception as error:  # noqa: BLE001 - a tag's template, or an event loop that is about to close
+            self.counters.error("refresh", error, "no refresh was begun, and the older result is served meanwhile")
 
     def _flight(self, space: Space, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tags = self.tags_of(args, kwargs) if self._tags else ()
@@ -287,7 +322,7 @@ class Memoized:
         space, key = self.locate(canonical, named or _NONE, bound)
         if self.is_async:
             return self._refresh_async(space, key, canonical, named or _NONE)
-        return drivers.run(self.plan, self._flight(space, key, canonical, named or _NONE), None, True)
+        return drivers.run(self.plan, self._flight(space, key, canonical, named or _NONE), None, aside.refresh)
 
     async def _refresh_async(self, *call: Any) -> Any:
         # The flight belongs to the event loop that awaits this, which need not run yet when the helper is called.
@@ -309,6 +344,8 @@ class Memoized:
                 f"{self.name}.set({type(value).__name__}): cache_none, cache_if or ttl say that such a result is not "
                 f"kept; invalidate() removes what is there"
             )
+        if not self.plan.policy.plain:
+            ttl = self.plan.policy.life(ttl, space.default_ttl, 0.0)
         return space.aput(key, value, ttl, tags) if self.is_async else space.put(key, value, ttl, tags)
 
     def key_for(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> str:

@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "entry", "forks", "cached"),
     ("clock",),
     ("keys", "policy", "flight", "stats"),
+    ("background",),
     ("aside", "stores"),
     ("drivers",),
     ("config", "memoized"),

@@ -141,7 +141,7 @@ class Binding:
         return self._make(f"def __call__({self._header(False, skip_first)}):\n return {key} if {plain} else None\n", {})
 
     def call(
-        self, parts: dict[str, Any], *, fast: bool, locked: bool, bound: bool, coroutine: bool
+        self, parts: dict[str, Any], *, fast: bool, windows: bool, locked: bool, bound: bool, coroutine: bool
     ) -> Callable[..., Any]:
         """Return the wrapper's `__call__`.
 
@@ -149,6 +149,7 @@ class Binding:
             parts: `miss(bound, args, kwargs, key)`, which does the rest; for a fast one also `find` (or, for a
                 bound one, `tables` by id of the instance), `state`, `time`, `touch`, `hits` and `lock`.
             fast: look up the raw key in memory first.
+            windows: an entry may be due before its time is over, or served after it: `miss` has to look again.
             locked: take the lock for it: without a GIL the recency order is not safe to touch.
             bound: the first parameter is an instance or a class, whose table is looked up by id.
             coroutine: an `async def`.
@@ -162,6 +163,7 @@ class Binding:
             header = f"{instance}, {'' if '/' in header else '/, '}{header}"
         lines = [f"{'async ' if coroutine else ''}def __call__({header}):"]
         if fast:
+            end = "due" if windows else "fresh_until"
             find = f"{p}tables[{p}id({instance})].get" if bound else f"{p}find"
             # A KeyError says that the instance is new or, from touch, that the entry was just evicted; a TypeError that
             # an argument cannot be hashed; anything else is raised again by what comes after.
@@ -171,14 +173,14 @@ class Binding:
                 "  try:",
                 f"   {f'with {p}lock' if locked else 'if True'}:",
                 f"    {p}entry = {find}({key})",
-                f"    if {p}entry is not None and {p}state.latest <= {p}time.monotonic() < {p}entry.fresh_until:",
+                f"    if {p}entry is not None and {p}state.latest <= {p}time.monotonic() < {p}entry.{end}:",
                 f"     {p}touch({p}entry)",
                 f"     {p}next({p}hits)",
                 f"     return {p}entry.value",
                 f"  except {p}Exception:",
                 "   pass",
             ]
-        known = f"{key} if {plain} else None" if fast and not bound else "None"
+        known = f"{key} if {plain} else None" if fast and not bound and not windows else "None"
         canonical = self._canonical(instance if bound else None)
         lines.append(f" return {'await ' if coroutine else ''}{p}miss({bound}, {canonical}, {known})\n")
         return self._make("\n".join(lines), parts)

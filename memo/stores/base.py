@@ -69,6 +69,9 @@ class Space(ABC):
     local: bool = False
     """Whether the sync side never blocks, so that an event loop may call it."""
 
+    default_ttl: float | None = None
+    """The store's, in seconds: what DEFAULT stands for; None: it never expires."""
+
     raw: bool = False
     """Whether keys may be raw tuples; elsewhere they are text."""
 
@@ -87,7 +90,8 @@ class Space(ABC):
     def fill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
         """Store `value` if `lease` still stands at `key`, in one atomic step; return whether it was stored.
 
-        None says that it was not for another reason, which the store has counted.
+        `ttl` is seconds, None, DEFAULT or a `Life`, which has windows beside its ttl. None as the answer says that it
+        was not stored for another reason, which the store has counted.
         """
 
     @abstractmethod

@@ -107,7 +107,7 @@ class MemoryStore(Store):
         """Return the value at `key`, else `default`; it becomes the most recently used one."""
         for table, place in self._places(checked_key(key)):
             reading = table.read(place)
-            if reading.value is not MISSING:
+            if reading.value is not MISSING and not reading.late:
                 self._hits.tick()
                 return reading.value
         self._misses.tick()
@@ -137,7 +137,7 @@ class MemoryStore(Store):
                 entry = table.get(place)
                 if entry is not None and self._shelf.alive(entry, now):
                     found = True
-                elif entry is not None:
+                elif entry is not None and now >= entry.kept_until:
                     self._shelf.expire(entry, victims)
         return found
 
@@ -209,7 +209,7 @@ class MemoryStore(Store):
             with shelf.lock:
                 entry = table.get(place)
                 if entry is not None and shelf.alive(entry, now):
-                    entry.fresh_until = math.inf if length is None else now + length
+                    entry.move(math.inf if length is None else now + length)
                     with contextlib.suppress(KeyError):  # a signal handler or a finalizer has removed it since
                         shelf.order.move_to_end(entry)
                         found = True
@@ -273,7 +273,7 @@ class MemoryStore(Store):
         for start in range(0, len(entries), _CHUNK):
             with shelf.lock:
                 for entry in entries[start : start + _CHUNK]:
-                    if now >= entry.fresh_until and entry in shelf.order:
+                    if now >= entry.fresh_until and now >= entry.kept_until and entry in shelf.order:
                         shelf.expire(entry, victims)
                         removed += 1
             victims.clear()

@@ -111,8 +111,9 @@ class Shelf:
         table, key, order, leases = entry.space, entry.key, self.order, entry.space.leases
         if lease is not None and (key not in leases or leases[key] is not lease):
             return False  # a later load's, perhaps: it may still fill
-        if type(entry) is TaggedEntry:
-            self.tag(entry, entry.tags)
+        tagged: Any = None if type(entry) is Entry else entry
+        if tagged is not None:
+            self.tag(tagged, tagged.tags)
         if len(order) >= self.max_size:
             self.evict(0 if key in table and table[key] in order else 1, victims)
         # From here to where it says so there is no call: no signal handler, finalizer or Ctrl-C gets in between.
@@ -127,13 +128,13 @@ class Shelf:
                 del leases[key]
             # To here.
             self.sets += 1
-            if type(entry) is TaggedEntry:
-                self.tag(entry, entry.tags)  # in case that a handler has taken a tag away since the first time
+            if tagged is not None:
+                self.tag(tagged, tagged.tags)  # in case that a handler has taken a tag away since the first time
             if type(standing) is TaggedLease:
                 self.untag(standing)
             if old is not None:
                 victims.append(old)
-                if type(old) is TaggedEntry:
+                if type(old) is not Entry:
                     self.untag(old)
             return True
         self.untag(entry)
@@ -149,7 +150,7 @@ class Shelf:
                 return
             self.evictions += 1
             victims.append(victim)
-            if type(victim) is TaggedEntry:
+            if type(victim) is not Entry:
                 self.untag(victim)
             self.detach(victim)
 

@@ -12,7 +12,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..entry import ABSENT, DEFAULT, MISSING, Entry, Lease, Reading, TaggedEntry, TaggedLease
+from ..entry import ABSENT, DEFAULT, MISSING, Entry, Lease, Life, Reading, TaggedEntry, TaggedLease, WindowEntry
 from ..errors import UnkeyableError
 from .base import Space
 from .shelf import Death, Shelf
@@ -82,20 +82,26 @@ class Table(dict[Any, Entry], Space):
 
     def read(self, key: Any) -> Reading:
         """Return the value at `key` or the lease that stands there."""
+        stale: Any = MISSING
         if key in self:
-            entry = self._alive(key)
+            entry, now = self._kept(key)
             if entry is not None:
                 value = self._decoded(entry)
                 if value is not MISSING:
-                    return Reading(value)
+                    if now < entry.due:
+                        return Reading(value)
+                    late = now >= entry.fresh_until
+                    if not late or now < entry.stale_until:
+                        return Reading(value, self.leases.get(key), True, late)
+                    stale = value
         lease = self.leases.get(key)
-        return ABSENT if lease is None else Reading(MISSING, lease)
+        return ABSENT if lease is None and stale is MISSING else Reading(MISSING, lease, False, False, stale)
 
     def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading | Lease:
         """Return the value at `key`, else a lease: the one that stands there or a new one."""
         if not renew and key in self:
-            entry = self._alive(key)
-            if entry is not None:
+            entry, now = self._kept(key)
+            if entry is not None and now < entry.due:
                 value = self._decoded(entry)
                 if value is not MISSING:
                     return Reading(value)
@@ -131,6 +137,9 @@ class Table(dict[Any, Entry], Space):
                 value = shelf.serializer.dumps(value)
             if ttl is DEFAULT:
                 ttl = self.default_ttl
+            life = None
+            if type(ttl) is Life:
+                life, ttl = ttl, ttl.ttl
             if ttl is None:
                 fresh_until = math.inf
             else:
@@ -140,7 +149,13 @@ class Table(dict[Any, Entry], Space):
                 else:
                     shelf.latest = now
                 fresh_until = now + ttl
-            entry = TaggedEntry(self, key, value, fresh_until, tags) if tags else Entry(self, key, value, fresh_until)
+            if life is not None:
+                windows = fresh_until - life.early, fresh_until + life.stale, fresh_until + life.kept
+                entry: Entry = WindowEntry(self, key, value, fresh_until, tags, *windows)
+            elif tags:
+                entry = TaggedEntry(self, key, value, fresh_until, tags)
+            else:
+                entry = Entry(self, key, value, fresh_until)
             victims: list[Any] = []
             with shelf.lock:
                 stored = shelf.insert(entry, victims, lease)
@@ -163,23 +178,22 @@ class Table(dict[Any, Entry], Space):
                 if remove:
                     shelf.remove(self, key, now, victims)
 
-    def _alive(self, key: Any) -> Entry | None:
-        """Return the entry at `key` if it is alive, as the most recently used one; remove it if its time is over."""
+    def _kept(self, key: Any) -> tuple[Entry | None, float]:
+        """Return the entry at `key`, now the most recently used one, and the time; remove it if it is kept no more."""
         shelf = self.shelf
         now = shelf.tick()
         victims: list[Any] = []
         with shelf.lock:
             entry = self.get(key)
-            if entry is None:
-                return None
-            if shelf.alive(entry, now):
-                try:
-                    shelf.order.move_to_end(entry)
-                except KeyError:  # a signal handler or a finalizer has removed it since
-                    return None
-                return entry
-            shelf.expire(entry, victims)
-        return None
+            if entry is not None:
+                if now < entry.kept_until and entry in shelf.order:
+                    try:
+                        shelf.order.move_to_end(entry)
+                    except KeyError:  # a signal handler or a finalizer has removed it since
+                        return None, now
+                    return entry, now
+                shelf.expire(entry, victims)
+        return None, now
 
     def _decoded(self, entry: Entry) -> Any:
         serializer = self.shelf.serializer

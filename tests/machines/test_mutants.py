@@ -194,7 +194,7 @@ MUTANTS: dict[str, tuple[Callable[[], object], Patch]] = {
             Shelf, "remove", lambda self, table, key, now, victims: self.void(table, key) or False
         ),
     ),
-    "a read is no use": (LRU, source_of(Table, "_alive", "shelf.order.move_to_end(entry)", "pass")),
+    "a read is no use": (LRU, source_of(Table, "_kept", "shelf.order.move_to_end(entry)", "pass")),
     "the most recently used entry is evicted": (LRU, source_of(Shelf, "evict", "last=False", "last=True")),
     "one entry too many": (
         LRU,
