@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -122,6 +122,42 @@ class Space(ABC):
     def of(self, instance: object) -> Space:
         """Return the space of an instance that counts by identity, or raise UnkeyableError."""
 
+    # Several keys at once, for functions of many ids. A store to which each key is a round trip does better than these.
+
+    def read_many(self, keys: Sequence[Any]) -> list[Any]:
+        """Do what `read` does with each key; return the answers in that order.
+
+        From the first failure on the answers are that error: a store that is down is not asked again and again.
+        """
+        return _until_failure(self.read, [(key,) for key in keys])
+
+    def take_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]], renew: bool) -> list[Any]:
+        """Do what `take` does with each key and its tags; return the answers as `read_many` does."""
+        return _until_failure(self.take, [(*call, renew) for call in calls])
+
+    def fill_many(self, fills: Sequence[tuple[Any, Any, Any, Any, tuple[str, ...]]]) -> list[Any]:
+        """Do what `fill` does with each key, lease, value, ttl and tags; return the answers in that order.
+
+        The answer for a fill that failed is its error: one value that cannot be stored does not hinder the others.
+        """
+        return [_tried(self.fill, fill) for fill in fills]
+
+    def release_many(self, releases: Sequence[tuple[Any, Any, bool]]) -> list[Any]:
+        """Do what `release` does with each key, lease and `remove`; return the answers as `read_many` does."""
+        return _until_failure(self.release, releases)
+
+    def remove_many(self, keys: Sequence[Any]) -> int:
+        """Remove several values and void the leases; return how many values there were.
+
+        Raises:
+            Exception: the first that a removal raised, after all have been tried.
+        """
+        answers = [_tried(self.remove, (key,)) for key in keys]
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return sum(answers)
+
     async def _run(self, method: Callable[..., T], *args: Any) -> T:
         """Perform a method of the sync side for an async caller; what never blocks is better called directly."""
         return await asyncio.to_thread(method, *args)
@@ -161,6 +197,42 @@ class Space(ABC):
     async def aleft(self, key: Any) -> float | None:
         """Do what `left` does, awaited."""
         return await self._run(self.left, key)
+
+    async def aread_many(self, keys: Sequence[Any]) -> list[Any]:
+        """Do what `read_many` does, awaited."""
+        return await self._run(self.read_many, keys)
+
+    async def atake_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]], renew: bool) -> list[Any]:
+        """Do what `take_many` does, awaited."""
+        return await self._run(self.take_many, calls, renew)
+
+    async def afill_many(self, fills: Sequence[tuple[Any, Any, Any, Any, tuple[str, ...]]]) -> list[Any]:
+        """Do what `fill_many` does, awaited."""
+        return await self._run(self.fill_many, fills)
+
+    async def arelease_many(self, releases: Sequence[tuple[Any, Any, bool]]) -> list[Any]:
+        """Do what `release_many` does, awaited."""
+        return await self._run(self.release_many, releases)
+
+    async def aremove_many(self, keys: Sequence[Any]) -> int:
+        """Do what `remove_many` does, awaited."""
+        return await self._run(self.remove_many, keys)
+
+
+def _tried(method: Callable[..., Any], args: Sequence[Any]) -> Any:
+    try:
+        return method(*args)
+    except Exception as error:  # noqa: BLE001 - it is the answer
+        return error
+
+
+def _until_failure(method: Callable[..., Any], calls: Sequence[Sequence[Any]]) -> list[Any]:
+    answers: list[Any] = []
+    for call in calls:
+        answers.append(_tried(method, call))
+        if isinstance(answers[-1], Exception):
+            return answers + answers[-1:] * (len(calls) - len(answers))
+    return answers
 
 
 class Store(ABC):
