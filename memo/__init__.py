@@ -6,6 +6,7 @@ from .decorator import cache_aside
 from .entry import DEFAULT, MISSING
 from .errors import MemoError, OptionError, RecursiveLoadError, SnapshotError, StoreError, UnkeyableError
 from .keys import register_key_type
+from .report import Report, report
 from .stores import MemoryStore, NullStore, Store, escape_pattern
 
 __version__ = "0.1.0.dev0"
@@ -19,6 +20,7 @@ __all__ = [
     "NullStore",
     "OptionError",
     "RecursiveLoadError",
+    "Report",
     "SnapshotError",
     "Store",
     "StoreError",
@@ -28,4 +30,5 @@ __all__ = [
     "cache_aside",
     "escape_pattern",
     "register_key_type",
+    "report",
 ]

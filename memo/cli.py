@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
-import ast
 import json
 import os
-import platform
 import sys
 import sysconfig
-import tempfile
-import threading
-import time
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from . import __version__
-from .decorator import cache_aside
-from .stats import FunctionStats
-from .stores import MemoryStore
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
 
-__all__ = ["main"]
+from . import __version__, demo
+from .report import duration
+
+__all__ = ["console", "main", "present"]
 
 INTERRUPTED: Final = 130
 """128 + SIGINT: what a shell reports of a command that Ctrl-C ended."""
@@ -31,292 +26,104 @@ INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 """128 + SIGPIPE: likewise, of one whose reader went away."""
 
-THREADS: Final = 8
+WIDTH: Final = 80
+"""No line is longer than this, however wide the terminal is."""
 
-_NOT_SOURCES: Final = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
+# A line with only \b keeps click from filling the paragraph below it.
+_STORY: Final = """\
+memo keeps the results of functions, and forgets them when you say so.
 
-_BRANCHES: Final = (
-    ast.If,
-    ast.IfExp,
-    ast.For,
-    ast.AsyncFor,
-    ast.While,
-    ast.ExceptHandler,
-    ast.Assert,
-    ast.comprehension,
-    ast.match_case,
-)
-
-_HELP: Final = """\
-example:
-  memo demo --limit 50
-      reads 50 files of Python's standard library through one cached function,
-      twice, and shows what the second time costs; then what an invalidation
-      does, and what eight threads do that ask for the same thing at once
-"""
-
-_DEMO_HELP: Final = """\
-what runs, in short:
+\b
   @cache_aside(ttl=600)
   def measure(path): ...      # parses one file, counts what is in it
 
+\b
   measure(path)               # the first time: parses
   measure(path)               # then: from memory
   measure.invalidate(path)    # until someone says that it has changed
 
-examples:
+The commands show what that is worth. `memo COMMAND --help` says more of each.
+"""
+
+_EXAMPLES: Final = """\
+\b
+Examples:
+  memo demo                   see a cache at work, in some seconds
+  memo demo --limit 50        the same, in one
+  memo demo --help            what is shown there
+"""
+
+_DEMO: Final = """\
+See a cache at work, on the sources of Python's standard library.
+
+\b
+What is shown, one after the other:
+  passes      every file is parsed through one cached function, twice: cold,
+              then warm
+  edit        a copy of a file is edited: nothing changes until the function
+              is told to invalidate its result
+  stampede    eight threads ask for one absent key at once: one of them loads
+  stale       a result is past its ttl: it is served at once, and a new one
+              is loaded behind it
+
+The long part has a progress bar where standard error is a terminal. Nothing is kept, and no file but a temporary copy
+is written.
+"""
+
+_DEMO_EXAMPLES: Final = """\
+\b
+Examples:
   memo demo                   every file, some seconds
   memo demo --limit 50        the first 50 files
   memo demo --json            the same numbers, for programs
+  memo demo --json >demo.json
 """
 
-
-# What the demo measures: the user's side of the cache. Nothing in this part knows of memo.
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What one source file holds; `complexity` is McCabe's, of the most complex function."""
-
-    lines: int
-    functions: int
-    classes: int
-    complexity: int
-    hardest: str
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
 
 
-def measure(path: str) -> Measure:
-    """Parse one file and count what is in it; of a file that this Python cannot parse only the lines."""
-    source = Path(path).read_bytes()
-    functions = classes = complexity = 0
-    hardest = ""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        tree = ast.Module([], [])
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef):
-            classes += 1
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            functions += 1
-            found = 1 + sum(map(_decisions, ast.walk(node)))
-            if found > complexity:
-                complexity, hardest = found, node.name
-    return Measure(source.count(b"\n"), functions, classes, complexity, hardest)
+@click.group(help=_STORY, epilog=_EXAMPLES, context_settings=_SETTINGS)
+@click.version_option(__version__, prog_name="memo", message="%(prog)s %(version)s")
+def _memo() -> None:
+    pass
 
 
-def _decisions(node: ast.AST) -> int:
-    if isinstance(node, ast.BoolOp):
-        return len(node.values) - 1
-    return int(isinstance(node, _BRANCHES))
-
-
-def sources(folder: Path) -> list[Path]:
-    """Return the Python files of a standard library, without tests and installed packages, in a fixed order."""
-    found = (path.relative_to(folder) for path in folder.rglob("*.py"))
-    return [folder / path for path in sorted(found) if _NOT_SOURCES.isdisjoint(path.parts)]
-
-
-# The demo.
-
-
-def demo(folder: Path, files: list[Path], progress: TextIO | None) -> dict[str, Any]:
-    """Run all parts of the demo; return what they found, ready for JSON.
-
-    Args:
-        folder: where the files are; they are named from there.
-        files: what is read, at least one.
-        progress: where a line that overwrites itself goes; None: nowhere.
-    """
-    store = MemoryStore(max_size=None)
-    cached = cache_aside(ttl=600, store=store, namespace="memo.demo.measure")(measure)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Python says of its own sources is not our subject
-        passes, found = [], []
-        for name in ("cold", "warm"):
-            before, started = cached.stats(), time.perf_counter()
-            found = [cached(str(path)) for path in _shown(files, name, progress)]
-            seconds = time.perf_counter() - started
-            passes.append({"pass": name, **_compared(before, cached.stats(), seconds), "entries": store.stats().size})
-        hardest = max(range(len(files)), key=lambda index: found[index].complexity)
-        return {
-            "memo": __version__,
-            "python": platform.python_version(),
-            "passes": passes,
-            "found": {
-                "files": len(files),
-                "lines": sum(each.lines for each in found),
-                "functions": sum(each.functions for each in found),
-                "classes": sum(each.classes for each in found),
-                "hardest": {
-                    "file": files[hardest].relative_to(folder).as_posix(),
-                    "function": found[hardest].hardest,
-                    "complexity": found[hardest].complexity,
-                },
-            },
-            "edit": _edit(cached, files[hardest]),
-            "stampede": _stampede(),
-        }
-
-
-def _shown(files: list[Path], name: str, progress: TextIO | None) -> Iterator[Path]:
-    if progress is None:
-        yield from files
+@_memo.command("demo", help=_DEMO, epilog=_DEMO_EXAMPLES, short_help="See a cache at work, cold, warm, and in a crowd.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Read the first N files only.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object in the place of tables; times in seconds.")
+def _demo(limit: int | None, as_json: bool) -> None:
+    folder = Path(sysconfig.get_path("stdlib"))
+    files = demo.sources(folder)[:limit]
+    if not files:
+        raise click.ClickException(f"this Python's standard library ({folder}) has no source files to read")
+    result = demo.run(folder, files, _watched)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
         return
-    try:
-        for number, path in enumerate(files, 1):
-            if number % 25 == 1:
-                progress.write(f"\r{name}: file {number} of {len(files)} ")
-                progress.flush()
-            yield path
-    finally:
-        progress.write(f"\r{'':40}\r")
-        progress.flush()
+    screen = console(sys.stdout)
+    with screen.capture() as captured:
+        present(result, screen)
+    click.echo(captured.get(), nl=False, color=True)  # what was captured has no codes but those that fit its reader
 
 
-def _compared(before: FunctionStats, after: FunctionStats, seconds: float) -> dict[str, Any]:
-    hits, misses = after.hits - before.hits, after.misses - before.misses
-    return {
-        "files": hits + misses,
-        "seconds": seconds,
-        "hits": hits,
-        "misses": misses,
-        "hit_ratio": hits / (hits + misses),
-        "seconds_saved": after.time_saved - before.time_saved,
-    }
-
-
-def _edit(cached: Any, original: Path) -> dict[str, Any]:
-    """Change a temporary copy of a file behind the cache's back, then say so."""
-    with tempfile.TemporaryDirectory(prefix="memo-demo-") as folder:
-        copy = Path(folder, original.name)
-        copy.write_bytes(original.read_bytes())
-        before = cached(str(copy))
-        with copy.open("ab") as file:
-            file.write(b"\n\ndef added_by_memo_demo():\n    return None\n")
-        unaware = cached(str(copy))
-        invalidated = cached.invalidate(str(copy))
-        after = cached(str(copy))
-        cached.invalidate(str(copy))
-    return {
-        "file": original.name,
-        "functions_before": before.functions,
-        "functions_after_edit": unaware.functions,
-        "invalidated": invalidated,
-        "functions_after_invalidation": after.functions,
-    }
-
-
-def _stampede() -> dict[str, Any]:
-    """Let threads ask for one absent key at the same moment; the source takes a while to answer."""
-    start = threading.Barrier(THREADS)
-    answers: list[Any] = []
-
-    @cache_aside(ttl=600, store=MemoryStore(cleanup_interval=None), namespace="memo.demo.slow")
-    def slow(question: str) -> object:
-        time.sleep(0.1)
-        return object()
-
-    def ask() -> None:
-        start.wait()
-        answers.append(slow("the same"))
-
-    threads = [threading.Thread(target=ask, daemon=True) for _ in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return {"threads": THREADS, "loads": slow.stats().loads, "distinct_answers": len(set(map(id, answers)))}
-
-
-# The command.
-
-
-def report(result: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines that a person reads, none longer than 80 columns."""
-    found, edit, stampede = result["found"], result["edit"], result["stampede"]
-    yield f"memo {result['memo']}: the sources of Python {result['python']} through one cached function"
-    yield ""
-    yield f"{'pass':6}{'files':>7}{'time':>11}{'hits':>8}{'misses':>8}{'hit ratio':>12}{'saved':>11}{'entries':>9}"
-    for each in result["passes"]:
-        yield (
-            f"{each['pass']:6}{each['files']:>7}{_duration(each['seconds']):>11}{each['hits']:>8}{each['misses']:>8}"
-            f"{each['hit_ratio']:>12.1%}{_duration(each['seconds_saved']):>11}{each['entries']:>9}"
-        )
-    yield ""
-    yield f"found: {found['lines']:,} lines, {found['functions']:,} functions, {found['classes']:,} classes"
-    hardest = f"{found['hardest']['function']}() in {found['hardest']['file']}"
-    yield f"most complex: {hardest:.46} (complexity {found['hardest']['complexity']})"
-    yield ""
-    yield f"edit a copy of {edit['file']:.40}, adding one function:"
-    yield f"  before the edit           {edit['functions_before']:>5} functions"
-    yield f"  after it                  {edit['functions_after_edit']:>5} functions   from memory: nobody said a word"
-    yield f"  invalidate(path)          {edit['invalidated']!s:>5}"
-    yield f"  the next call             {edit['functions_after_invalidation']:>5} functions   read again"
-    yield ""
-    yield f"stampede: {stampede['threads']} threads ask for one absent key at the same moment:"
-    yield f"  loads                     {stampede['loads']:>5}"
-    yield f"  distinct answers          {stampede['distinct_answers']:>5}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 1 or seconds == 0:
-        return f"{seconds:.2f} s"
-    return f"{seconds * 1_000:.1f} ms" if seconds >= 0.001 else f"{seconds * 1_000_000:.0f} us"
-
-
-def _count(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: a whole number of at least 1")
-    return number
-
-
-def _parser() -> argparse.ArgumentParser:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="memo",
-        description="One decorator that keeps a function's results: see what it does.",
-        epilog=_HELP,
-        formatter_class=layout,
-    )
-    parser.add_argument("--version", action="version", version=f"memo {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    shown = commands.add_parser(
-        "demo",
-        help="analyse Python's standard library, cold and warm",
-        description="Analyse the sources of Python's standard library through one cached function.",
-        epilog=_DEMO_HELP,
-        formatter_class=layout,
-    )
-    shown.add_argument("--limit", type=_count, metavar="N", help="read the first N files only (default: all)")
-    shown.add_argument("--json", action="store_true", help="print one JSON object in the place of tables")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code.
 
     Args:
-        argv: the arguments; None: those that the process was given.
+        arguments: None: those that the process was given.
 
-    Raises:
-        SystemExit: with 2 if the arguments are not allowed, with 0 after `--help` and `--version`.
+    Returns:
+        0; 1 if there is nothing to show; 2 for arguments that are not allowed; 130 after Ctrl-C; 141 if the reader of
+        the output went away.
     """
     try:
-        options = _parser().parse_args(argv)
-        folder = Path(sysconfig.get_path("stdlib"))
-        files = sources(folder)[: options.limit]
-        if not files:
-            print("memo: this Python's standard library has no source files to read", file=sys.stderr)
-            return 1
-        result = demo(folder, files, sys.stderr if sys.stderr.isatty() else None)
-        for line in [json.dumps(result, indent=2)] if options.json else report(result):
-            print(line)
-        sys.stdout.flush()
+        with _memo.make_context("memo", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            _memo.invoke(context)
+    except click.exceptions.Exit as ended:  # after --help and --version
+        return ended.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -324,3 +131,94 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     return 0
+
+
+# What a person sees.
+
+
+def console(file: TextIO) -> Console:
+    """Return a console at most `WIDTH` wide, without any colour or style where NO_COLOR is set."""
+    made = Console(
+        file=file,
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    made.width = min(made.width, WIDTH) if made.is_terminal else WIDTH
+    return made
+
+
+def _watched(files: list[Path]) -> Iterable[Path]:
+    """Pass files on, behind a progress bar that is gone afterwards; without one where nobody looks."""
+    if not sys.stderr.isatty():
+        yield from files
+        return
+    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TextColumn("files"))
+    with Progress(*columns, console=console(sys.stderr), transient=True) as progress:
+        yield from progress.track(files)
+
+
+def present(result: dict[str, Any], screen: Console) -> None:
+    """Print what the demo found, for a person.
+
+    Args:
+        result: of `demo.run`.
+        screen: at least `WIDTH` wide, if its lines are not to be folded.
+    """
+    found, edit, stampede, stale = (result[part] for part in ("found", "edit", "stampede", "stale"))
+    hardest = f"{found['hardest']['function']}() in {found['hardest']['file']}"
+    screen.print(
+        f"memo {result['memo']}: the sources of Python {result['python']} through one cached function\n", style="bold"
+    )
+    screen.print(_passes(result["passes"]))
+    screen.print(
+        f"\nfound: {found['lines']:,} lines, {found['functions']:,} functions, {found['classes']:,} classes\n"
+        f"most complex: {hardest:.46} (complexity {found['hardest']['complexity']})\n"
+    )
+    screen.print(f"edit: a copy of {edit['file']:.40} gets one more function", style="bold")
+    screen.print(
+        f"  before the edit         {edit['functions_before']:>7} functions\n"
+        f"  after it                {edit['functions_after_edit']:>7} functions   from memory: nobody said a word\n"
+        f"  invalidate(path)        {edit['invalidated']!s:>7}\n"
+        f"  the next call           {edit['functions_after_invalidation']:>7} functions   read again\n"
+    )
+    screen.print(f"stampede: {stampede['threads']} threads ask for one absent key at the same moment", style="bold")
+    screen.print(
+        f"  loads                   {stampede['loads']:>7}\n"
+        f"  distinct answers        {stampede['distinct_answers']:>7}\n"
+    )
+    screen.print("stale: a result of 90 seconds, with ttl=60 and stale_while_revalidate=600", style="bold")
+    screen.print(
+        f"  the first call          {duration(stale['load_seconds']):>11}   edition {stale['loaded']}\n"
+        f"  the call after 90 s     {duration(stale['serve_seconds']):>11}   edition {stale['served_when_stale']}\n"
+        f"  loads behind it         {stale['refreshes']:>7}\n"
+        f"  the next call           {duration(stale['next_seconds']):>11}   edition {stale['served_next']}"
+    )
+
+
+def _passes(passes: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=0, pad_edge=False, header_style="bold")
+    table.add_column("pass", min_width=6)
+    for name, width in (
+        ("files", 7),
+        ("time", 11),
+        ("hits", 8),
+        ("misses", 8),
+        ("hit ratio", 12),
+        ("saved", 11),
+        ("entries", 9),
+    ):
+        table.add_column(name, min_width=width, justify="right", no_wrap=True)
+    for each in passes:
+        table.add_row(
+            each["pass"],
+            f"{each['files']}",
+            duration(each["seconds"]),
+            f"{each['hits']}",
+            f"{each['misses']}",
+            f"{each['hit_ratio']:.1%}",
+            duration(each["seconds_saved"]),
+            f"{each['entries']}",
+        )
+    return table

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
+import pty
+import re
+import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import textwrap
+import threading
 
+import pyte
 import pytest
 
 import memo
-from memo import cli
+from memo import __main__, cli, demo
 
 SOURCES = {
     "alpha.py": """
@@ -58,29 +66,24 @@ def library(tmp_path, monkeypatch):
     return folder
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 # What is measured.
 
 
 def test_a_file_is_measured_by_its_functions_classes_and_the_decisions_of_the_hardest(library):
-    assert cli.measure(str(library / "alpha.py")) == cli.Measure(4, 1, 1, 1, "plain")
+    assert demo.measure(str(library / "alpha.py")) == demo.Measure(4, 1, 1, 1, "plain")
     # 1, if, and, or, comprehension with its if, for, while, conditional, except, assert, case
-    assert cli.measure(str(library / "package" / "beta.py")) == cli.Measure(15, 1, 0, 11, "tangled")
+    assert demo.measure(str(library / "package" / "beta.py")) == demo.Measure(15, 1, 0, 11, "tangled")
 
 
 @pytest.mark.parametrize("source", ["def broken(:\n", "x = 1\0\n", "# coding: no-such-coding\n"])
 def test_a_file_that_cannot_be_parsed_has_lines_and_nothing_else(tmp_path, source):
     path = tmp_path / "broken.py"
     path.write_bytes(source.encode())
-    assert cli.measure(str(path)) == cli.Measure(1, 0, 0, 0, "")
+    assert demo.measure(str(path)) == demo.Measure(1, 0, 0, 0, "")
 
 
 def test_the_files_are_the_library_without_tests_and_packages_in_a_fixed_order(library):
-    found = [path.relative_to(library).as_posix() for path in cli.sources(library)]
+    found = [path.relative_to(library).as_posix() for path in demo.sources(library)]
     assert found == ["alpha.py", "gamma.py", "package/beta.py"]
 
 
@@ -143,6 +146,14 @@ def test_a_stampede_of_eight_threads_makes_one_load(library, capsys):
     assert numbers(capsys)["stampede"] == {"threads": 8, "loads": 1, "distinct_answers": 1}
 
 
+def test_a_result_past_its_ttl_is_served_while_a_new_one_is_loaded(library, capsys):
+    stale = numbers(capsys)["stale"]
+    assert stale.pop("load_seconds") >= demo.SLOW
+    assert stale.pop("serve_seconds") > 0
+    assert stale.pop("next_seconds") > 0
+    assert stale == {"loaded": 1, "served_when_stale": 1, "refreshes": 1, "served_next": 2}
+
+
 def test_a_limit_reads_the_first_files_only(library, capsys):
     result = numbers(capsys, "--limit", "2")
     assert [each["files"] for each in result["passes"]] == [2, 2]
@@ -159,8 +170,18 @@ def test_a_person_reads_a_table_and_sentences(library, capsys):
     assert lines[4].split()[:2] == ["warm", "3"]
     assert "100.0%" in lines[4]
     assert "most complex: tangled() in package/beta.py (complexity 11)" in lines
-    assert lines[-2].split() == ["loads", "1"]
+    assert ["loads", "1"] in [line.split() for line in lines]
+    assert lines[-1].split()[:3] == ["the", "next", "call"]
+    assert lines[-1].endswith("edition 2")
     assert captured.err == ""
+
+
+def printed(result, width=cli.WIDTH):
+    file = io.StringIO()
+    screen = cli.console(file)
+    screen.width = width
+    cli.present(result, screen)
+    return file.getvalue().splitlines()
 
 
 def test_no_line_is_longer_than_80_columns_or_needs_more_than_ascii(library, capsys):
@@ -171,60 +192,153 @@ def test_no_line_is_longer_than_80_columns_or_needs_more_than_ascii(library, cap
     result["found"].update(lines=9_999_999, functions=9_999_999, classes=9_999_999)
     result["found"]["hardest"] = {"file": "f" * 200, "function": "g" * 200, "complexity": 9_999}
     result["edit"].update(file="f" * 200, functions_before=9_999, functions_after_edit=9_999)
-    lines = list(cli.report(result))
+    result["stale"].update(load_seconds=99_999.0, serve_seconds=99_999.0, loaded=99_999, refreshes=99_999)
+    lines = printed(result)
     assert max(map(len, lines)) <= 80
+    assert lines == printed(result, width=500)  # nothing was folded to make it so
     assert "".join(lines).isascii()
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.0, "0.00 s"),
-        (0.0000004, "0 us"),
-        (0.00079, "790 us"),
-        (0.0012, "1.2 ms"),
-        (0.0123, "12.3 ms"),
-        (0.9994, "999.4 ms"),
-        (3.48, "3.48 s"),
-    ],
-)
-def test_durations_have_the_unit_that_fits(seconds, text):
-    assert cli._duration(seconds) == text
+# Where it is shown.
+
+WIDE = {"COLUMNS": "", "LINES": "", "TERM": "xterm-256color", "NO_COLOR": "", "FORCE_COLOR": ""}
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
-# The progress line.
+def environment(**settings):
+    """As a terminal would have it: what the machine that runs the tests sets is left out."""
+    left_out = {*WIDE, *(name for name in os.environ if name.startswith(("TTY_", "JUPYTER_", "COLORTERM")))}
+    return {name: value for name, value in (*os.environ.items(), *WIDE.items()) if name not in left_out or value} | (
+        settings
+    )
 
 
-def test_a_terminal_is_shown_the_progress_and_left_clean(library, capsys, monkeypatch):
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    assert cli.main(["demo"]) == 0
-    shown = terminal.getvalue()
-    assert "\rcold: file 1 of 3 " in shown
-    assert "\rwarm: file 1 of 3 " in shown
-    assert shown.endswith(f"\r{'':40}\r")
-    assert "\r" not in capsys.readouterr().out
+class Shown:
+    """What a process wrote to a terminal: `text`, and `screens`, what a person saw after each piece of it."""
+
+    def __init__(self, *command, columns=80, interrupted_at=None, **settings):
+        self.text, self.screens = "", []
+        terminal, its_side = pty.openpty()
+        fcntl.ioctl(its_side, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        screen = pyte.Screen(columns, 50)
+        stream = pyte.ByteStream(screen)
+        sides = dict.fromkeys(("stdin", "stdout", "stderr"), its_side)
+        process = subprocess.Popen(command, **sides, env=environment(**settings), start_new_session=True)
+        os.close(its_side)
+        safety = threading.Timer(60, process.kill)
+        safety.start()
+        pieces = []
+        try:
+            while piece := self._read(terminal):
+                pieces.append(piece)
+                stream.feed(piece)
+                self.screens.append([line.rstrip() for line in screen.display])
+                if interrupted_at is not None and any(interrupted_at in line for line in self.screens[-1]):
+                    process.send_signal(signal.SIGINT)
+                    interrupted_at = None
+            self.code = process.wait()
+        finally:
+            safety.cancel()
+            process.kill()
+            process.wait()
+            os.close(terminal)
+        self.text = b"".join(pieces).decode()
+        self.cursor_hidden = screen.cursor.hidden
+
+    @staticmethod
+    def _read(terminal):
+        try:
+            return os.read(terminal, 65_536)
+        except OSError:  # how Linux says that the other side is closed
+            return b""
+
+    @property
+    def left(self):
+        """What a person sees in the end."""
+        return self.screens[-1]
+
+    def seen(self, text):
+        return any(text in line for screen in self.screens for line in screen)
 
 
-def test_an_interruption_leaves_the_terminal_clean(library, monkeypatch, capsys):
-    def interrupted(path):
-        raise KeyboardInterrupt
+DEMO = [sys.executable, "-m", "memo", "demo", "--limit=12"]
 
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(cli, "measure", interrupted)
-    assert cli.main(["demo"]) == 130
-    assert terminal.getvalue().endswith("\r")
-    assert capsys.readouterr().out == ""
+
+@pytest.fixture(scope="module")
+def shown():
+    return Shown(*DEMO)
+
+
+def test_on_a_terminal_a_progress_bar_is_shown_and_is_gone_in_the_end(shown):
+    assert shown.code == 0
+    assert shown.seen("reading")
+    assert shown.seen("/12 files")
+    assert shown.left[0].startswith("memo ")  # nothing is left above it either
+    assert not any("reading" in line or "files" in line.split("pass")[0] for line in shown.left if "/12" in line)
+    assert not shown.cursor_hidden
+
+
+def test_no_line_on_a_terminal_of_80_columns_is_longer(shown):
+    pieces = re.split(r"[\r\n]+", ESCAPE.sub("", shown.text))
+    assert max(map(len, pieces)) <= 80
+    assert any(len(piece) > 60 for piece in pieces)
+
+
+def test_a_wide_terminal_shows_the_same_lines(shown):
+    def without_times(lines):
+        return [re.sub(r"[\d.]+ +(us|ms|s)\b", "", line).split() for line in lines]
+
+    assert without_times(Shown(*DEMO, columns=200).left) == without_times(shown.left)
+
+
+def test_a_terminal_has_styles_unless_no_color_is_set(shown):
+    assert STYLE.search(shown.text)
+    plain = Shown(*DEMO, NO_COLOR="1")
+    assert plain.code == 0
+    assert plain.seen("reading")
+    assert not STYLE.search(plain.text)
+
+
+def test_ctrl_c_on_a_terminal_leaves_it_clean():
+    shown = Shown(sys.executable, "-m", "memo", "demo", interrupted_at="reading")
+    assert shown.code == 130
+    assert shown.seen("reading")
+    assert [line for line in shown.left if line] == []
+    assert not shown.cursor_hidden
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_pipe_gets_no_escape_codes_and_no_progress(options):
+    done = subprocess.run([*DEMO, *options], capture_output=True, check=True, env=environment(COLUMNS="40"), timeout=60)
+    assert done.stderr == b""
+    assert done.stdout.isascii()
+    assert b"\x1b" not in done.stdout
+    assert b"\r" not in done.stdout
+    lines = done.stdout.decode().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(line == line.rstrip() for line in lines)
+    if options:
+        assert json.loads(done.stdout)["found"]["files"] == 12
+
+
+def test_the_progress_of_a_pipe_is_shown_on_the_terminal_that_errors_go_to(library, capsys, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    assert cli.main(["demo", "--json"]) == 0
+    assert "3/3" in sys.stderr.getvalue()
+    assert json.loads(capsys.readouterr().out)["found"]["files"] == 3
 
 
 # How it ends.
 
 
 def failure(capsys, *arguments):
-    with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
-    assert ended.value.code == 2
+    assert cli.main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     return captured.err
@@ -233,13 +347,18 @@ def failure(capsys, *arguments):
 @pytest.mark.parametrize("limit", ["0", "-1", "1.5", "many", ""])
 def test_a_limit_that_is_not_allowed_says_what_is(capsys, limit):
     message = failure(capsys, "demo", f"--limit={limit}")
-    assert f"--limit: {limit!r} is not allowed: a whole number of at least 1" in message
+    assert "'--limit'" in message
+    assert "x>=1" in message or "not a valid integer" in message
 
 
-def test_unknown_and_missing_commands_and_options_are_errors(capsys):
-    assert "command" in failure(capsys)
-    assert "'demmo'" in failure(capsys, "demmo")
+def test_unknown_commands_and_options_are_errors_that_suggest_what_was_meant(capsys):
+    assert "'demmo'. Did you mean 'demo'?" in failure(capsys, "demmo")
+    assert "'--limti'. Did you mean '--limit'?" in failure(capsys, "demo", "--limti=3")
     assert "--colour" in failure(capsys, "demo", "--colour")
+
+
+def test_without_a_command_there_is_help(capsys):
+    assert "memo demo --limit 50" in failure(capsys)
 
 
 def test_a_python_without_sources_is_said_to_be_one(tmp_path, monkeypatch, capsys):
@@ -250,21 +369,64 @@ def test_a_python_without_sources_is_said_to_be_one(tmp_path, monkeypatch, capsy
     assert "no source files" in captured.err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"]])
-def test_help_teaches_with_an_example(capsys, arguments):
-    with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
-    assert ended.value.code == 0
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["demo", "--help"], ["demo", "-h"]])
+def test_help_teaches_with_examples(capsys, arguments):
+    assert cli.main(arguments) == 0
     text = capsys.readouterr().out
     assert "memo demo --limit 50" in text
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_help_tells_the_story(capsys):
+    cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert "  @cache_aside(ttl=600)\n  def measure(path): " in textwrap.dedent(text).replace("    ", "  ")
+    assert "demo" in text.partition("Commands:")[2]
+    cli.main(["demo", "--help"])
+    text = capsys.readouterr().out
+    for part in ("passes", "edit", "stampede", "stale", "--limit N", "--json"):
+        assert re.search(rf"^ +{part} ", text, re.MULTILINE), part
+
+
 def test_the_version_is_the_packages(capsys):
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["--version"])
-    assert ended.value.code == 0
+    assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"memo {memo.__version__}\n"
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_the_extra_the_command_says_what_to_install(missing):
+    code = f"""if True:
+        import sys
+        from importlib.abc import MetaPathFinder
+
+        class Absent(MetaPathFinder):
+            def find_spec(self, name, path, target=None):
+                if name.partition(".")[0] == {missing!r}:
+                    raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+        sys.meta_path.insert(0, Absent())
+        from memo.__main__ import main
+
+        sys.exit(main())"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "python -m pip install 'memo-cache[cli]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_missing_module_is_not_taken_for_the_extra(monkeypatch):
+    monkeypatch.delitem(sys.modules, "memo.cli")
+    monkeypatch.delattr(memo, "cli")
+    monkeypatch.setitem(sys.modules, "memo.demo", None)
+    monkeypatch.delattr(memo, "demo")
+    with pytest.raises(ImportError, match=r"memo\.demo|demo"):
+        __main__.main()
+
+
+def test_the_library_does_not_need_the_extra():
+    code = "import sys, memo; sys.exit(any(name in sys.modules for name in ('click', 'rich', 'memo.cli', 'memo.demo')))"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_python_m_memo_is_the_same_command():
@@ -277,12 +439,13 @@ def test_the_exit_code_of_the_process_is_the_commands():
     assert done.returncode == 2
 
 
-def test_a_reader_that_goes_away_ends_the_command_quietly():
+@pytest.mark.parametrize("arguments", [["demo", "--limit=2"], ["demo", "--limit=2", "--json"], ["--help"]])
+def test_a_reader_that_goes_away_ends_the_command_quietly(arguments):
     """As `memo demo | head -0` does."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        command = [sys.executable, "-m", "memo", "demo", "--limit=2", "--json"]
+        command = [sys.executable, "-m", "memo", *arguments]
         done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60)
     finally:
         os.close(writing)
@@ -294,6 +457,6 @@ def test_ctrl_c_ends_the_command_quietly(capsys, monkeypatch, library):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "demo", interrupted)
+    monkeypatch.setattr(demo, "measure", interrupted)
     assert cli.main(["demo"]) == 130
     assert capsys.readouterr() == ("", "")

@@ -142,8 +142,12 @@ def test_the_readme_shows_the_table_that_the_demo_prints():
         "edit": {"file": "", "functions_before": 0, "functions_after_edit": 0, "invalidated": True}
         | {"functions_after_invalidation": 0},
         "stampede": {"threads": 0, "loads": 0, "distinct_answers": 0},
+        "stale": {"loaded": 0, "load_seconds": 0, "served_when_stale": 0, "serve_seconds": 0, "refreshes": 0}
+        | {"served_next": 0, "next_seconds": 0},
     }
-    assert shown.splitlines() == list(cli.report(result))[2:5]
+    printed = io.StringIO()
+    cli.present(result, cli.console(printed))
+    assert shown.splitlines() == printed.getvalue().splitlines()[2:5]
 
 
 # The reference.

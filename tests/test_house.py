@@ -24,17 +24,24 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("clock",),
     ("keys", "policy", "flight", "stats"),
     ("background",),
-    ("aside", "stores"),
-    ("drivers",),
+    ("aside", "stores", "report"),
+    ("drivers", "integrations"),
     ("config", "memoized"),
     ("decorator",),
     ("memo",),  # the package itself only re-exports
+    ("demo",),
     ("cli",),
     ("__main__",),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 LONGEST = 500
-THIRD_PARTY = {"wrapt": {"decorator.py"}}
+THIRD_PARTY = {
+    "wrapt": {"decorator.py"},
+    "click": {"cli.py"},
+    "rich": {"cli.py"},
+    "prometheus_client": {"prometheus.py"},
+    "opentelemetry": {"opentelemetry.py"},
+}
 
 PATHS = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in path.parts)
 IDS = [str(path.relative_to(ROOT)) for path in PATHS]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import memo
-from memo import cli
+from memo import __main__
 
 ROOT = Path(__file__).parent.parent
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -52,8 +52,8 @@ def test_the_wheel_says_that_it_is_typed(wheel):
 
 def test_the_wheel_brings_the_command(wheel):
     (entries,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
-    assert wheel.read(entries).decode().split() == ["[console_scripts]", "memo", "=", "memo.cli:main"]
-    assert callable(cli.main)
+    assert wheel.read(entries).decode().split() == ["[console_scripts]", "memo", "=", "memo.__main__:main"]
+    assert callable(__main__.main)
 
 
 def test_the_wheel_brings_the_readme_the_licence_and_the_version(wheel):

@@ -1,0 +1,1 @@
+"""What passes memo's counters on to other systems: one module for each, the only one that imports its library."""
