@@ -249,7 +249,7 @@ async def _load_task(plan: Plan, flight: TaskFlight, way: Way | None) -> None:
     outcome = await _load_async(plan, flight, way)
     flight.settle(outcome)
     error = outcome.error
-    if way is aside.behind and error is not None:
+    if way is aside.behind and error is not None and not outcome.private:
         plan.counters.error("refresh", error, "the refresh failed, and the older result is served meanwhile")
     del flight, outcome  # as in _run
     try:

@@ -96,16 +96,34 @@ class WindowEntry(TaggedEntry, eq=False):
     stale_until: float
     kept_until: float
 
+    @classmethod
+    def with_windows(
+        cls,
+        space: Any,
+        key: Any,
+        value: Any,
+        fresh_until: float,
+        tags: tuple[str, ...],
+        early: float,
+        stale: float,
+        kept: float,
+    ) -> WindowEntry:
+        """Return an entry whose windows begin that many seconds before and end that many after `fresh_until`."""
+        return cls(space, key, value, fresh_until, tags, fresh_until - early, fresh_until + stale, fresh_until + kept)
+
+    def windows(self) -> tuple[float, float, float] | None:
+        """Return those lengths in seconds; None if it has no end and so no windows."""
+        if math.isinf(self.fresh_until):
+            return None
+        return self.fresh_until - self.due, self.stale_until - self.fresh_until, self.kept_until - self.fresh_until
+
     def move(self, fresh_until: float) -> None:
         """Give it another end; the windows keep their lengths, and what never ends has none."""
-        if math.isinf(fresh_until) or math.isinf(self.fresh_until):
-            self.due = self.stale_until = self.kept_until = fresh_until
-        else:
-            step = fresh_until - self.fresh_until
-            self.due += step
-            self.stale_until += step
-            self.kept_until += step
+        early, stale, kept = self.windows() or (0.0, 0.0, 0.0)
         self.fresh_until = fresh_until
+        self.due = fresh_until - early
+        self.stale_until = fresh_until + stale
+        self.kept_until = fresh_until + kept
 
 
 class Life(msgspec.Struct, frozen=True):

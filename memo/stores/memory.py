@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from ..clock import SYSTEM, checked_clock, seconds
-from ..entry import DEFAULT, MISSING, Entry, TaggedEntry
+from ..entry import DEFAULT, MISSING, Entry, TaggedEntry, WindowEntry
 from ..errors import OptionError
 from ..keys import CallKeys, Shape
 from ..stats import Counter, StoreStats
@@ -347,6 +347,7 @@ class MemoryStore(Store):
                 value=entry.value,
                 expires=None if entry.fresh_until == math.inf else wall + entry.fresh_until - now,
                 tags=entry.tags if isinstance(entry, TaggedEntry) else (),
+                windows=entry.windows() if isinstance(entry, WindowEntry) else None,
             )
             for entry in alive
         ]
@@ -377,8 +378,11 @@ class MemoryStore(Store):
                 if left > 0:
                     table = tables[row.owner]
                     until = now + left
-                    kind = TaggedEntry(table, row.key, row.value, until, row.tags) if row.tags else None
-                    shelf.insert(kind or Entry(table, row.key, row.value, until), victims)
+                    common = table, row.key, row.value, until
+                    entry = TaggedEntry(*common, row.tags) if row.tags else Entry(*common)
+                    if row.windows is not None:
+                        entry = WindowEntry.with_windows(*common, row.tags, *row.windows)
+                    shelf.insert(entry, victims)
             count = len(shelf.order)  # a smaller store keeps fewer
             shelf.hits += saved.stats["hits"] - current.hits
             shelf.misses += saved.stats["misses"] - current.misses

@@ -29,13 +29,17 @@ _MAGIC: Final = b"memo snapshot 1\n"
 
 @dataclass(frozen=True)
 class Row:
-    """One entry: whose it is (None: a plain key), its key as the table has it, and when it expires by the wall."""
+    """One entry: whose it is (None: a plain key), its key as the table has it, and when it expires by the wall.
+
+    With windows, the seconds from when it is due to its end, and from there until it is stale and kept no more.
+    """
 
     owner: str | None
     key: Any
     value: Any
     expires: float | None
     tags: tuple[str, ...]
+    windows: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def write(path: Any, snapshot: Snapshot) -> None:
         content = framed(
             pickle.dumps(
                 (
-                    [(row.owner, row.key, row.value, row.expires, row.tags) for row in snapshot.rows],
+                    [(row.owner, row.key, row.value, row.expires, row.tags, row.windows) for row in snapshot.rows],
                     {label: (shape.parts, explicit) for label, (shape, explicit) in snapshot.shapes.items()},
                     snapshot.stats,
                 ),
@@ -140,3 +144,7 @@ def _check(row: Row, shape: Shape | None) -> None:
         raise ValueError(f"it has the tags {row.tags!r}")
     if row.expires is not None and type(row.expires) not in (int, float):
         raise ValueError(f"it has the time {row.expires!r}")
+    if row.windows is not None and (
+        row.expires is None or [type(each) for each in row.windows] != [float] * 3 or not min(row.windows) >= 0
+    ):
+        raise ValueError(f"it has the windows {row.windows!r}")

@@ -150,8 +150,8 @@ class Table(dict[Any, Entry], Space):
                     shelf.latest = now
                 fresh_until = now + ttl
             if life is not None:
-                windows = fresh_until - life.early, fresh_until + life.stale, fresh_until + life.kept
-                entry: Entry = WindowEntry(self, key, value, fresh_until, tags, *windows)
+                windows = life.early, life.stale, life.kept
+                entry: Entry = WindowEntry.with_windows(self, key, value, fresh_until, tags, *windows)
             elif tags:
                 entry = TaggedEntry(self, key, value, fresh_until, tags)
             else:

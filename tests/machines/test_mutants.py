@@ -145,6 +145,7 @@ def keep_the_lease_on_an_invalidation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 ASIDE = machine("machines/test_aside_machine.py", "AsideMachine")
 STORE = machine("machines/test_store_machine.py", "MemoryMachine")
+WINDOWS = machine("machines/test_windows_machine.py", "Windows")
 LRU = machine("machines/test_lru_machine.py", "PickledLruMachine")
 
 MUTANTS: dict[str, tuple[Callable[[], object], Patch]] = {
@@ -205,6 +206,37 @@ MUTANTS: dict[str, tuple[Callable[[], object], Patch]] = {
         STORE,
         source_of(Memoized, "miss", "self.counters.hits.tick()", "pass"),
     ),
+    "stale is served past its window": (
+        WINDOWS,
+        source_of(Table, "read", "now < entry.stale_until", "now < entry.kept_until"),
+    ),
+    "stale is not served": (WINDOWS, source_of(Table, "read", "if not late or now < entry.stale_until", "if not late")),
+    "what is fresh is refreshed again": (
+        WINDOWS,
+        source_of(Table, "take", "entry is not None and now < entry.due", "False"),
+    ),
+    "a refresh takes what is stale for the answer": (
+        WINDOWS,
+        source_of(Table, "take", "now < entry.due", "now < entry.kept_until"),
+    ),
+    "an overtaken refresh is stored": (
+        WINDOWS,
+        source_of(Table, "fill", "shelf.insert(entry, victims, lease)", "shelf.insert(entry, victims, None)"),
+    ),
+    "a window is swept away": (WINDOWS, source_of(MemoryStore, "cleanup", "and now >= entry.kept_until", "")),
+    "a window is removed by who looks": (
+        WINDOWS,
+        source_of(Table, "_kept", "now < entry.kept_until", "now < entry.fresh_until"),
+    ),
+    "an error is not covered up": (
+        WINDOWS,
+        source_of(aside, "_rescued", "if error is None or", "if True or"),
+    ),
+    "an error is covered up with what is too old": (
+        WINDOWS,
+        source_of(Table, "fill", "life.early, life.stale, life.kept", "life.early, life.stale, life.kept + 3"),
+    ),
+    "no refresh begins": (WINDOWS, source_of(Memoized, "miss", "if first.due:", "if False:")),
     "a store's own hit is not counted": (STORE, source_of(MemoryStore, "get", "self._hits.tick()", "pass")),
 }
 
