@@ -21,13 +21,14 @@ from .entry import ABSENT, MISSING
 from .errors import OptionError, UnkeyableError
 from .flight import Flight, TaskFlight, inside
 from .forks import LOCKED, fork_safe_lock
-from .keys import CallKeys, Template, describe, is_value_class
+from .keys import CallKeys, describe, is_value_class
 from .policy import NotKept, Policy
 from .stats import FunctionCounters, FunctionStats
-from .stores.base import Space, Store, checked_tags
+from .stores.base import Space, Store
 from .stores.tables import Table
+from .tags import Tags
 
-__all__ = ["Memoized"]
+__all__ = ["Memoized", "check_function"]
 
 # Guards the moment at which a function gets its store.
 _lock = fork_safe_lock(outer=True)
@@ -54,7 +55,9 @@ class Memoized:
     ) -> None:
         self.name = name = describe(function)
         self.kind = kind
-        self.is_async = _check_function(function, name)
+        self.is_async = check_function(
+            function, name, "cached, since what it returns can be used only once: return a list"
+        )
         self._resolve = resolve
         self.keys = CallKeys(
             function,
@@ -85,7 +88,7 @@ class Memoized:
             single_flight=options["single_flight"] is not None,
             wait_timeout=None if wait_timeout is None else seconds(wait_timeout, f"{name}: wait_timeout"),
         )
-        self._tags = self._checked_tags(options["tags"])
+        self._tags = Tags(options["tags"], self.keys.binding.names, name)
         positional = self.keys.binding.positional
         self.first = positional[0] if positional else None
         parent = name.rpartition(".")[0]
@@ -100,20 +103,6 @@ class Memoized:
         self.space: Space | None = None
         self.wrapper: weakref.ref[Any] = lambda: None  # type: ignore[assignment]  # set by the decorator
         self.install: Callable[[Any, Any], None] = lambda call, bound: None
-
-    def _checked_tags(self, tags: Any) -> tuple[tuple[str, Template], ...]:
-        if isinstance(tags, str) or not isinstance(tags, (tuple, list)):
-            raise OptionError(
-                f"{self.name}: tags={tags!r}: allowed is a tuple of texts, as in ('users', 'user:{{id}}')"
-            )
-        try:
-            names = checked_tags(tags)
-        except OptionError as error:
-            raise OptionError(f"{self.name}: {error}") from None
-        try:
-            return tuple((tag, Template(tag, self.keys.binding.names, self.name)) for tag in names)
-        except OptionError as error:
-            raise OptionError(str(error).replace(": key=", ": tags=", 1)) from None
 
     # -- the store ---------------------------------------------------------------------------------------------------
 
@@ -231,14 +220,8 @@ class Memoized:
             )
 
     def tags_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
-        """Return the tags of a call. They are matched whole, so their values are not escaped as those of keys are."""
-        values = self.keys.values(args, kwargs)
-        try:
-            for _, template in self._tags:
-                template.render(values)  # refuses what has no text of its own
-        except UnkeyableError as error:
-            raise UnkeyableError(f"{self.name}: tags: {error}") from None
-        return tuple(dict.fromkeys(tag.format_map(values) for tag, _ in self._tags))
+        """Return the tags of a call."""
+        return self._tags.of(self.keys.values(args, kwargs))
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
@@ -368,15 +351,19 @@ async def _ready(value: Any) -> Any:
     return value
 
 
-def _check_function(function: Any, name: str) -> bool:
-    """Return whether it is a coroutine function; raise OptionError if it cannot be cached at all."""
+def check_function(function: Any, name: str, generators: str) -> bool:
+    """Return whether it is a coroutine function; raise OptionError if it is a generator function.
+
+    Args:
+        function: what is decorated.
+        name: what the error calls it.
+        generators: what a generator function cannot be, why, and what to do.
+    """
     inner = function
     while isinstance(inner, functools.partial):
         inner = inner.func
     called = [inner, getattr(inner, "__call__", None)]  # noqa: B004 - of a callable object, to look at
     if any(inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in called):
-        raise OptionError(
-            f"{name}: a generator function cannot be cached, since what it returns can be used only once: return a list"
-        )
+        raise OptionError(f"{name}: a generator function cannot be {generators}")
     # A decorator in between may make a list of a generator, but not a plain function of a coroutine function.
     return any(inspect.iscoroutinefunction(each) for each in [*called, inspect.unwrap(inner)])
