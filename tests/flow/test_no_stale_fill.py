@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from memo import MISSING, MemoryStore, aside, cache_aside
-from memo.aside import Call, Fill, Plan, Read, Take, Wait
+from memo.aside import BEHIND, Call, Fill, Plan, Read, Take, Wait
 from memo.entry import ABSENT
 from memo.flight import Flight, Outcome
-from memo.policy import Policy
 from memo.stats import FunctionCounters
+from memo.testing import ManualClock
 
 NIGHTLY = os.environ.get("MEMO_PROFILE") == "nightly"
 
@@ -37,13 +37,17 @@ class World:
     It serves for many schedules, each of which has a key of its own.
     """
 
-    def __init__(self, tags: tuple[str, ...]) -> None:
-        self.store = MemoryStore(cleanup_interval=None)
-        self.f: Any = cache_aside(store=self.store, namespace="explored", tags=tags)(lambda x: self.version)
+    def __init__(self, tags: tuple[str, ...], stale: bool = False) -> None:
+        self.clock = ManualClock(start=1_000.0)
+        self.stale = stale  # every schedule begins with a stale entry, inside of its window
+        self.store = MemoryStore(clock=self.clock, cleanup_interval=None)
+        options: dict[str, Any] = {"ttl": 10, "stale_while_revalidate": 1_000_000} if stale else {"ttl": None}
+        decorate = cache_aside(store=self.store, namespace="explored", tags=tags, **options)
+        self.f: Any = decorate(lambda x: self.version)
         self.space = self.f._self_memoized.attached()
         self.tags = tags
         self.plan = Plan(
-            "explored", lambda x: None, Policy(None, False, None, "explored"), FunctionCounters("explored"), True, None
+            "explored", lambda x: None, self.f._self_memoized.plan.policy, FunctionCounters("explored"), True, None
         )
         self.version = 0
         self.floor = 0  # the version of the source when the latest invalidation returned
@@ -54,6 +58,9 @@ class World:
         self.x += 1
         self.key = self.f._self_memoized._raw(self.x)
         self.floor = self.version
+        if self.stale:
+            self.f.set(self.version, self.x)
+            self.clock.advance(11)
 
     def caller(self, kind: str) -> Generator[Callable[[], bool] | None, None, int]:
         """One call; between two of its steps it yields None, or what it waits for."""
@@ -61,6 +68,8 @@ class World:
         flight = Flight(self.space, self.key, (self.x,), {}, self.tags, None)
         if kind == "refresh":
             steps = aside.refresh(self.plan, flight)
+        elif kind == "behind":
+            steps = aside.behind(self.plan, flight)
         elif kind == "lookup":
             steps = aside.lookup(self.plan, flight, None, inline=True)
         else:
@@ -71,7 +80,11 @@ class World:
                 assert entry.value >= floor
                 return entry.value
             steps = aside.lookup(self.plan, flight, ABSENT, inline=True)
-        command = steps.send(None)
+        try:
+            command = steps.send(None)
+        except StopIteration:
+            assert kind == "behind"  # somebody else is loading it
+            return -1
         answer: Any
         while True:
             if type(command) is Wait:
@@ -91,6 +104,8 @@ class World:
                 break
             yield None
         flight.settle(outcome)
+        if kind == "behind":
+            return -1  # nobody is given it
         assert outcome.value >= floor, f"{kind} was given {outcome.value}, older than {floor}"
         return outcome.value
 
@@ -102,6 +117,8 @@ class World:
             return space.take(flight.key, flight.tags, command.renew)
         if type(command) is Fill:
             return space.fill(flight.key, command.lease, command.value, command.ttl, flight.tags)
+        if command is BEHIND:
+            return None  # who refreshes is an actor of its own
         return space.release(flight.key, command.lease, command.remove)
 
     def writer(self, invalidate: Callable[[Any, Any, int], object]) -> Generator[None, None, None]:
@@ -146,9 +163,9 @@ def schedules(make: Callable[[], list[Any]], preemptions: int) -> Iterator[None]
             return
 
 
-def explore(make: Callable[[World], list[Any]], tags: tuple[str, ...], preemptions: int) -> int:
+def explore(make: Callable[[World], list[Any]], tags: tuple[str, ...], preemptions: int, stale: bool = False) -> int:
     """Check every schedule's end; return how many there were."""
-    world, count = World(tags), 0
+    world, count = World(tags, stale), 0
 
     def actors() -> list[Any]:
         world.next()
@@ -181,6 +198,21 @@ def test_in_no_interleaving_is_a_call_given_what_was_read_before_an_invalidation
 
     count = explore(make, ("t",) if invalidation == "tag" else (), 99 if NIGHTLY else 3)
     assert count > 1_000
+
+
+@pytest.mark.parametrize("invalidation", INVALIDATIONS)
+def test_in_no_interleaving_does_a_refresh_behind_callers_store_what_an_invalidation_has_overtaken(invalidation):
+    """Each begins with a stale entry; the refresh, an invalidation and a call, then the same with two refreshes."""
+
+    def make(world: World) -> list[Any]:
+        return [world.caller("behind"), world.writer(INVALIDATIONS[invalidation]), world.caller("lookup")]
+
+    def twice(world: World) -> list[Any]:
+        return [world.caller("behind"), *make(world)]
+
+    tags = ("t",) if invalidation == "tag" else ()
+    assert explore(make, tags, 99 if NIGHTLY else 3, stale=True) > 300
+    assert explore(twice, tags, 3 if NIGHTLY else 1, stale=True) > 100
 
 
 @pytest.mark.parametrize("kind", ["lookup", "direct call"])
