@@ -204,6 +204,22 @@ FAULTS = {
     "refresh that ends after a newer one": [
         "flow/test_no_stale_fill.py::test_a_refresh_that_another_overtook_does_not_overwrite_it"
     ],
+    "refresh finishing after a newer set": [
+        "freshness/test_windows.py::test_refresh_finishing_after_a_newer_set_does_not_overwrite_it"
+    ],
+    "refresh pile-up": ["freshness/test_background.py::test_a_full_queue_declines"],
+    "many keys expire together": ["freshness/test_spread.py::test_what_was_stored_together_does_not_expire_together"],
+    "context variables of a background refresh": [
+        "freshness/test_windows.py::test_a_background_refresh_runs_in_an_empty_context",
+        "freshness/test_windows.py::test_a_background_refresh_runs_in_an_empty_context_async",
+    ],
+    "interpreter exit with refresh running": [
+        "freshness/test_background.py::test_interpreter_exit_with_refresh_running_is_not_delayed_and_silent"
+    ],
+    "fork with a refresh running": ["freshness/test_background.py::test_a_forked_child_begins_with_an_empty_queue"],
+    "a finalizer during the setting of a context variable": [
+        "flow/test_context.py::test_a_finalizer_may_call_a_cached_function_while_a_context_variable_is_being_set"
+    ],
     "thundering herd": ["flow/test_single_flight.py::test_tasks_of_loops_in_eight_threads_make_one_load"],
     "random-key flood": [
         "stores/test_thread_safety.py::test_a_flood_of_new_keys_leaves_nothing_behind_but_max_size_entries"
@@ -219,7 +235,37 @@ FAULTS = {
     "a machine that cannot fail": ["machines/test_mutants.py::test_a_machine_catches"],
 }
 
+FRESHNESS = {
+    "windows: fresh, stale, kept; failing and recovering; invalidated during a refresh": [
+        "machines/test_windows_machine.py"
+    ],
+    "stale-while-revalidate": ["freshness/test_windows.py::test_a_stale_result_is_served_at_once_and_refreshed_behind"],
+    "one refresh of a key at a time": ["freshness/test_windows.py::test_no_more_than_one_refresh_of_a_key_at_a_time"],
+    "stale-if-error": ["freshness/test_windows.py::test_an_old_result_is_returned_in_the_place_of_an_error"],
+    "no stale fill from a refresh": [
+        "flow/test_no_stale_fill.py::test_in_no_interleaving_does_a_refresh_behind_callers_store_what_an_invalidation_has_overtaken",
+        "freshness/test_windows.py::test_refresh_finishing_after_an_invalidation_stores_nothing",
+        "freshness/test_windows.py::test_refresh_finishing_after_an_invalidation_stores_nothing_async",
+    ],
+    "what was invalidated is not served stale": [
+        "freshness/test_windows.py::test_what_was_invalidated_is_not_served_stale",
+        "freshness/test_windows.py::test_an_invalidation_during_a_failing_load_leaves_nothing_to_serve",
+    ],
+    "early refresh": [
+        "freshness/test_spread.py::test_refresh_times_have_the_distribution_of_the_paper",
+        "freshness/test_spread.py::test_a_result_that_is_due_is_served_and_refreshed_behind",
+    ],
+    "jitter": ["freshness/test_spread.py::test_jitter_shortens_by_a_share_that_is_spread_evenly"],
+    "workers and queue are bounded": [
+        "freshness/test_background.py::test_no_more_than_four_run_at_once_and_the_rest_waits",
+        "freshness/test_background.py::test_a_full_queue_declines",
+        "freshness/test_windows.py::test_too_many_refreshes_at_once_are_left_to_later_calls",
+    ],
+    "windows survive a save": ["freshness/test_windows.py::test_windows_survive_a_save_and_a_load"],
+}
+
 ROWS = {
+    **{f"freshness: {name}": tests for name, tests in FRESHNESS.items()},
     **{f"promise {name}": tests for name, tests in PROMISES.items()},
     **{f"memory store: {name}": tests for name, tests in STORE.items()},
     **{f"M{number}": tests for number, tests in MEASURED.items()},

@@ -184,5 +184,4 @@ class Windows(RuleBasedStateMachine):
         assert self.load._self_memoized.space.flights == {}
 
 
-class WindowsTest(Windows.TestCase):
-    pass
+WindowsTest = Windows.TestCase
