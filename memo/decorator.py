@@ -96,10 +96,7 @@ class _Helpers:
     @property
     def store(self) -> Store:
         """The store in which the results are."""
-        memoized = _parts(self, ())[0]
-        memoized.attached()
-        assert memoized.store is not None
-        return memoized.store
+        return _parts(self, ())[0].placed().store
 
 
 class _Cached(_Helpers, wrapt.FunctionWrapper):  # type: ignore[type-arg]  # wrapt's own generics are not ours
@@ -112,7 +109,7 @@ class _Cached(_Helpers, wrapt.FunctionWrapper):  # type: ignore[type-arg]  # wra
         memoized = self._self_memoized
         # Not a plain function that a class merely mentions, as in `loader = load_user`.
         own = memoized.in_class or memoized.first in ("self", "cls")
-        if memoized.kind == "function" and own and memoized.first is not None and memoized.space is None:
+        if memoized.kind == "function" and own and memoized.first is not None and not memoized.settled:
             memoized.method = True
         inner = getattr(type(self.__wrapped__), "__set_name__", None)
         if inner is not None:  # a stacked decorator's wrapper wants to know, too
@@ -233,11 +230,11 @@ def _wrap(function: Any, options: dict[str, Any]) -> Any:
             return self if instance is None else bound_class(bound, instance)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        memoized.attached()  # puts the generated code in the place of this
+        memoized.prepare()  # puts the generated code in the place of this
         return cls.__call__(*args, **kwargs)
 
     def first_bound_call(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
-        memoized.attached()
+        memoized.prepare()
         if bound is first:  # no parameter for the instance by name: it goes among the others
             return cls.__call__(instance, *args, **kwargs)
         return bound(instance, *args, **kwargs)
@@ -251,10 +248,10 @@ def _wrap(function: Any, options: dict[str, Any]) -> Any:
     # A static method: the wrapper is not among the arguments, whatever the function's parameters are called.
     cls: Any = type("Cached", (_Cached,), {"__get__": get, "__call__": staticmethod(call)})
 
-    def install(generated: Any, bound_generated: Any) -> None:
+    def install(code: Any, bound_code: Any) -> None:
         nonlocal bound
-        bound = bound_generated or bound
-        cls.__call__ = staticmethod(generated)
+        bound = first if bound_code is None else bound_code
+        cls.__call__ = staticmethod(call if code is None else code)
 
     wrapper = cls(inner, call)
     wrapper._self_memoized = memoized

@@ -9,41 +9,35 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import time
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 from . import aside, drivers
 from .aside import Plan
-from .clock import SYSTEM, seconds
+from .clock import seconds
 from .entry import ABSENT, MISSING
 from .errors import OptionError, UnkeyableError
 from .flight import Flight, TaskFlight, inside
-from .forks import LOCKED, fork_safe_lock
 from .keys import CallKeys, describe, is_value_class
+from .places import Placed
 from .policy import NotKept, Policy
 from .stats import FunctionCounters, FunctionStats
 from .stores.base import Space, Store
-from .stores.tables import Table
 from .tags import Tags
 
 __all__ = ["Memoized", "check_function"]
-
-# Guards the moment at which a function gets its store.
-_lock = fork_safe_lock(outer=True)
 
 _NONE: dict[str, Any] = {}
 """The keyword arguments of a call without any; never changed."""
 
 
-class Memoized:
+class Memoized(Placed):
     """What memo knows of one decorated function.
 
     Args:
         function: what is decorated, without classmethod or staticmethod.
         kind: "function", "classmethod" or "staticmethod".
-        resolve: returns the store at the first call.
+        resolve: returns the store, when that is needed.
         options: those of `cache_aside`.
 
     Raises:
@@ -58,7 +52,6 @@ class Memoized:
         self.is_async = check_function(
             function, name, "cached, since what it returns can be used only once: return a list"
         )
-        self._resolve = resolve
         self.keys = CallKeys(
             function,
             key=options["key"],
@@ -99,85 +92,7 @@ class Memoized:
         )
         if kind == "classmethod" and not positional:
             raise OptionError(f"{name}: a classmethod has a first parameter for the class")
-        self.store: Store | None = None
-        self.space: Space | None = None
-        self.wrapper: weakref.ref[Any] = lambda: None  # type: ignore[assignment]  # set by the decorator
-        self.install: Callable[[Any, Any], None] = lambda call, bound: None
-
-    # -- the store ---------------------------------------------------------------------------------------------------
-
-    def attached(self) -> Space:
-        """Return the function's space; at the first call, find the store and generate the code for it.
-
-        Raises:
-            OptionError: the store is shared and nothing tells this function from others there.
-        """
-        if self.space is not None:
-            return self.space
-        store = self._resolve()
-        if store.shared and self.keys.anonymous is not None:
-            raise OptionError(
-                f"{self.name}: on a store that other processes share a function is told apart by its name, and "
-                f"{self.keys.anonymous}: give it key= or namespace="
-            )
-        with _lock:
-            if self.space is None:
-                self.store = store
-                owner = self.wrapper()
-                if owner is None:  # its class has lost it, and a bound method is still there
-                    owner = self
-                space = store.attach(self.keys, self.counters.hits, self.counters.misses, owner)
-                self._raw = self.keys.binding.raw(skip_first=False)
-                if self.first is not None:
-                    self._raw_rest = self.keys.binding.raw(skip_first=True)
-                self.install(self._call_for(space), self._bound_call_for(space))
-                self.space = space
-        return self.space
-
-    def _parts(self, space: Table) -> dict[str, Any]:
-        shelf = space.shelf
-        return {
-            "state": shelf,
-            "time": time if shelf.clock is SYSTEM else shelf.clock,
-            "touch": shelf.order.move_to_end,
-            "hits": self.counters.hits.count,
-            "lock": shelf.lock,
-        }
-
-    def _fast(self, space: Space) -> bool:
-        return isinstance(space, Table) and space.shelf.serializer is None and not self.keys.explicit
-
-    def _call_for(self, space: Space) -> Callable[..., Any]:
-        fast = self._fast(space) and not self.method
-        parts: dict[str, Any] = {"miss": self.miss}
-        if fast:
-            assert isinstance(space, Table)
-            parts |= {"find": space.get, **self._parts(space)}
-        return self.keys.binding.call(
-            parts,
-            fast=fast,
-            windows=self.plan.policy.windows,
-            locked=LOCKED,
-            bound=False,
-            coroutine=self.is_async,
-        )
-
-    def _bound_call_for(self, space: Space) -> Callable[..., Any] | None:
-        if self.first is None:
-            return None
-        fast = self._fast(space) and self.first not in self.keys.binding.ignored
-        parts: dict[str, Any] = {"miss": self.miss}
-        if fast:
-            assert isinstance(space, Table)
-            parts |= {"tables": space.instances, **self._parts(space)}
-        return self.keys.binding.call(
-            parts,
-            fast=fast,
-            windows=self.plan.policy.windows,
-            locked=LOCKED,
-            bound=True,
-            coroutine=self.is_async,
-        )
+        super().__init__(resolve, named=isinstance(options["store"], str))
 
     # -- from a call to its place --------------------------------------------------------------------------------------
 
@@ -238,7 +153,8 @@ class Memoized:
         space: Any = self.space
         # If generated code was wrong, since the entry came a moment later, the algorithm's second look will find it.
         first: Any = ABSENT
-        if key is None or space is None:  # generated code is there a moment before the space is
+        # Generated code is there a moment before the space is, and runs to its end when another takes its place.
+        if key is None or space is None or not space.raw:
             space, key = self.locate(args, named, bound)
             try:
                 first = space.read(key) if space.local else None

@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("background",),
     ("aside", "stores", "report"),
     ("aside_many", "tags"),
-    ("drivers", "integrations"),
+    ("drivers", "integrations", "places"),
     ("drivers_many",),
     ("config", "memoized"),
     ("decorator",),

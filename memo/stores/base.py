@@ -122,6 +122,16 @@ class Space(ABC):
     def of(self, instance: object) -> Space:
         """Return the space of an instance that counts by identity, or raise UnkeyableError."""
 
+    def join(self, hits: Counter, misses: Counter) -> bool:
+        """Count the function's calls as the store's from now on; return False if the space is the store's no longer.
+
+        `Store.attach` has done so for a new space; this is for one to which its function comes back.
+        """
+        return True
+
+    def leave(self) -> None:  # noqa: B027 - a store whose server counts has nothing to do
+        """Count the function's calls no longer: it is with another store, and may come back. The entries stay."""
+
     # Several keys at once, for functions of many ids. A store to which each key is a round trip does better than these.
 
     def read_many(self, keys: Sequence[Any]) -> list[Any]:

@@ -313,10 +313,7 @@ class MemoryStore(Store):
                 table = Table(shelf, shape, self.default_ttl, explicit=keys.explicit)
                 table.nameable = keys.anonymous is None
                 shelf.tables[table] = None
-            # What the counters had before counts for the store that the function was with then.
-            shelf.hits -= hits.value
-            shelf.misses -= misses.value
-            table.counters = (hits, misses)
+            table.join(hits, misses)
             death = Death(owner, shelf.dead.append)
             death.table = table
             table.deaths = (death,)

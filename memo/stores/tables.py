@@ -274,16 +274,35 @@ class Table(dict[Any, Entry], Space):
             ) from None
         return self.instances.setdefault(ident, table)
 
+    def join(self, hits: Counter, misses: Counter) -> bool:
+        """Count the function's calls as the store's from now on; return False if the function's death was noticed."""
+        shelf = self.shelf
+        with shelf.lock:
+            if self.counters is None:
+                if self not in shelf.tables:
+                    return False
+                # What the counters had before counts for the store that the function was with then.
+                shelf.hits -= hits.value
+                shelf.misses -= misses.value
+                self.counters = (hits, misses)
+        return True
+
+    def leave(self) -> None:
+        """Count the function's calls no longer; what it had here stays."""
+        shelf = self.shelf
+        with shelf.lock:
+            if self.counters is not None:
+                shelf.hits += self.counters[0].value
+                shelf.misses += self.counters[1].value
+                self.counters = None
+
     def retire(self, victims: list[Any]) -> None:
         """Let everything go: the function or the instance has died. The lock is held."""
         shelf = self.shelf
         for table in [self, *self.instances.values()]:
             shelf.empty_table(table, victims)
         self.instances.clear()
-        if self.counters is not None:
-            shelf.hits += self.counters[0].value
-            shelf.misses += self.counters[1].value
-            self.counters = None
+        self.leave()
         shelf.tables.pop(self, None)
 
     def text_of(self, key: Any) -> str:

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import wrapt
 
-from memo import DEFAULT, MISSING, MemoryStore, NullStore, OptionError, cache_aside, escape_pattern
-from memo import memoized as memoized_module
+from memo import DEFAULT, MISSING, MemoryStore, NullStore, OptionError, cache_aside, escape_pattern, places
 from memo.testing import ManualClock
 
 
@@ -511,16 +510,16 @@ def test_a_function_that_another_thread_attached_meanwhile_is_not_attached_again
     """Between the look without the lock and the look with it."""
     fn: Any = cache_aside(store=MemoryStore())(lambda a: object())
     results = []
-    lock = memoized_module._lock
+    lock = places._lock
 
     class Lock:
         def __enter__(self) -> None:
-            monkeypatch.setattr(memoized_module, "_lock", lock)
+            monkeypatch.setattr(places, "_lock", lock)
             results.append(fn(1))
 
         def __exit__(self, *exc: object) -> None: ...
 
-    monkeypatch.setattr(memoized_module, "_lock", Lock())
+    monkeypatch.setattr(places, "_lock", Lock())
     assert fn(1) is results[0]
 
 

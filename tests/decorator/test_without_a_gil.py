@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memo import MemoryStore, cache_aside, flight, memoized
+from memo import MemoryStore, cache_aside, flight, places
 from memo.testing import ManualClock
 
 
@@ -19,7 +19,7 @@ class Watching(ManualClock):
 
 
 def hits_under_the_lock(locked: bool, monkeypatch) -> bool:
-    monkeypatch.setattr(memoized, "LOCKED", locked)
+    monkeypatch.setattr(places, "LOCKED", locked)
     clock = Watching()
     store = Watching.store = MemoryStore(clock=clock, cleanup_interval=None)
 

@@ -15,7 +15,7 @@ import weakref
 
 import pytest
 
-from memo import MemoryStore, cache_aside, config, flight, forks, memoized, stats
+from memo import MemoryStore, cache_aside, config, flight, forks, places, stats
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
@@ -159,7 +159,7 @@ def test_every_lock_is_free_on_both_sides_after_a_fork_that_held_them_all(store)
     assert held.wait(PATIENCE)
     threading.Thread(target=let_go.set, daemon=True).start()
 
-    locks = [store._shelf.lock, flight._lock, stats._lock, memoized._lock, config._lock]
+    locks = [store._shelf.lock, flight._lock, stats._lock, places._lock, config._lock]
 
     def locks_are_free():
         return all(lock.acquire(timeout=1) for lock in locks)
