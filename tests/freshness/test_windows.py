@@ -11,6 +11,8 @@ import pytest
 
 from memo import MISSING, MemoryStore, OptionError, cache_aside, drivers
 from memo.background import background
+from memo.entry import Life
+from memo.policy import Policy
 from memo.stores.tables import Table
 
 PATIENCE = 20.0
@@ -643,3 +645,36 @@ def test_the_stores_default_ttl_has_windows(source, clock):
     clock.advance(14)
     source.error = OSError()
     assert f() == 1
+
+
+async def test_a_refresh_whose_task_cannot_be_made_leaves_no_flight(source, store, clock, monkeypatch):
+    f = cache_aside(store=store, ttl=10, stale_while_revalidate=5)(source.aanswer)
+    await f(7)
+    clock.advance(11)
+    while drivers._loads:
+        await asyncio.sleep(0)
+
+    def fail(load, name):
+        raise RuntimeError("the loop is about to close")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "create_task", fail)
+        assert await f(7) == 1
+    assert f._self_memoized.space.flights == {}
+    assert (f.stats().errors, f.stats().refreshes) == ({"refresh": 1}, 0)
+    assert await f(7) == 1
+    while drivers._loads:
+        await asyncio.sleep(0)
+    assert await f(7) == 2
+
+
+def test_what_is_due_early_is_refreshed_where_the_driver_reads_too(side, clock, monkeypatch):
+    monkeypatch.setattr(Table, "local", False)
+    monkeypatch.setattr(Policy, "life", lambda self, *_: Life(10.0, 4.0))
+    f = side(early_refresh=1)
+    assert f([1]) == 1
+    clock.advance(6)
+    assert f([1]) == 1
+    f.settle()
+    assert f([1]) == 2
+    assert counted(f) == (2, 1, 0, 1)
