@@ -7,7 +7,7 @@ from .entry import DEFAULT, MISSING
 from .errors import MemoError, OptionError, RecursiveLoadError, SnapshotError, StoreError, UnkeyableError
 from .keys import register_key_type
 from .report import Report, report
-from .stores import MemoryStore, NullStore, Store, escape_pattern
+from .stores import CustomStore, MemoryStore, NullStore, Record, Store, escape_pattern
 
 __version__ = "0.1.0.dev0"
 
@@ -15,10 +15,12 @@ __all__ = [
     "DEFAULT",
     "MISSING",
     "Cached",
+    "CustomStore",
     "MemoError",
     "MemoryStore",
     "NullStore",
     "OptionError",
+    "Record",
     "RecursiveLoadError",
     "Report",
     "SnapshotError",

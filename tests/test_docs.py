@@ -69,6 +69,9 @@ def test_the_code_runs_and_prints_what_is_shown_below_it(page, monkeypatch):
         assert doctest.OutputChecker().check_output(expected, printed.getvalue(), doctest.ELLIPSIS), (
             f"{named(page)}, line {block.line} prints\n{printed.getvalue()}and shows\n{expected}"
         )
+        file = re.match(r"# (\w+)\.py\n", block.source)
+        if file:  # blocks below may import it
+            monkeypatch.setitem(sys.modules, file[1], module)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

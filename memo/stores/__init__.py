@@ -1,8 +1,10 @@
 """Where entries live; nothing here calls a decorated function."""
 
 from .base import Space, Store
+from .custom import CustomStore
 from .memory import MemoryStore
 from .null import NullStore
 from .patterns import escape_pattern
+from .records import Record
 
-__all__ = ["MemoryStore", "NullStore", "Space", "Store", "escape_pattern"]
+__all__ = ["CustomStore", "MemoryStore", "NullStore", "Record", "Space", "Store", "escape_pattern"]
