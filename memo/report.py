@@ -34,22 +34,20 @@ _TITLES: Final = ("function", "calls", "hit ratio", "mean load", "time saved")
 # By reason, as in `FunctionStats.uncached_by`. "error" is not here: it comes with an error of the kind "policy".
 _UNCACHED: Final = {
     "none": "results were None and not kept: cache_none=True keeps them",
-    "cache_if": "results were not kept because cache_if said so: see whether it refuses more than is meant",
+    "cache_if": "results were not kept because of cache_if: see whether it refuses more than is meant",
     "ttl": "results were not kept because ttl= gave 0 or less: see whether it does so more often than is meant",
 }
 
-_LOGGED: Final = "the logger 'memo' named the first error"
-
 # By kind, as in `FunctionStats.errors`.
 _ERRORS: Final = {
-    "policy": f"results were not kept because a function given as option raised: mend it; {_LOGGED}",
-    "read": f"lookups failed in the store, and the function was called: see that the store is well; {_LOGGED}",
-    "take": f"lookups failed in the store, and the function was called: see that the store is well; {_LOGGED}",
-    "fill": f"results were not kept because the store or its serializer failed: see that both can take them; {_LOGGED}",
-    "release": f"leases could not be given back because the store failed: see that it is well; {_LOGGED}",
-    "load": f"older results were served because the function raised: mend what makes it raise; {_LOGGED}",
-    "refresh": f"refreshes in the background failed: mend what makes the function raise; {_LOGGED}",
-    "logging": "log lines were lost because a handler of the logger 'memo' raised: mend the handler",
+    "policy": "a function given as option raised, and the result was not kept: mend it",
+    "read": "a lookup in the store failed, and the function was called: see that the store is well",
+    "take": "a lookup in the store failed, and the function was called: see that the store is well",
+    "fill": "a result was not kept because the store or its serializer failed: see that both can take it",
+    "release": "the store failed to give up a lease: see that it is well",
+    "load": "the function raised, and an older result was served: mend what makes it raise",
+    "refresh": "a refresh in the background failed: mend what makes the function raise",
+    "logging": "a handler of the logger 'memo' raised, and the line was lost: mend the handler",
 }
 
 
@@ -67,7 +65,7 @@ class Report:
         not kept: none 4
     <BLANKLINE>
     What to look at:
-    - app.get_user: 4 results were None and not kept: cache_none=True keeps them
+    - app.get_user: 4 of 10 results were None and not kept: cache_none=True keeps them
     """
 
     rows: dict[str, FunctionStats]
@@ -209,22 +207,23 @@ def _wrapped(text: str, first: str, rest: str) -> list[str]:
 
 def _advice(row: FunctionStats) -> Iterator[str]:
     """Yield a sentence for each thing that somebody may want to change."""
-    said = False
     for kind, count in sorted(row.errors.items()):
-        yield f"{count:,} " + _ERRORS.get(kind, f"errors of the kind {kind!r}: {_LOGGED}")
+        meaning = _ERRORS.get(kind, "the logger 'memo' says more of the first of them")
+        yield f"{count:,} {kind} error{'' if count == 1 else 's'}: {meaning}"
+    said = bool(row.errors)
     for reason, meaning in _UNCACHED.items():
         count = row.uncached_by.get(reason, 0)
         if count and count >= NOTABLE * row.loads:
             said = True
-            yield f"{count:,} {meaning}"
+            yield f"{count:,} of {row.loads:,} {meaning}"
     if row.refused_fills and row.refused_fills >= NOTABLE * row.loads:
         said = True
         yield (
-            f"{row.refused_fills:,} fills refused: it is invalidated while it loads; if that is too often, invalidate "
-            f"the one call that changed in the place of a tag or of everything"
+            f"{row.refused_fills:,} of {row.loads:,} fills were refused: it is invalidated while it loads; if that is "
+            f"too often, invalidate the one call that changed in the place of a tag or of everything"
         )
     calls = row.hits + row.misses
-    if calls >= ENOUGH_CALLS and row.hit_ratio < NOTABLE and not said and not row.errors:
+    if calls >= ENOUGH_CALLS and row.hit_ratio < NOTABLE and not said:
         yield (
             f"{row.hits:,} of {calls:,} calls were hits: if most calls differ, ignore= or key= says what counts; if "
             f"not, the ttl is short for them or the store small"

@@ -264,7 +264,58 @@ FRESHNESS = {
     "windows survive a save": ["freshness/test_windows.py::test_windows_survive_a_save_and_a_load"],
 }
 
+SEEN = {
+    "report: every function, added up by name": [
+        "test_report.py::test_every_decorated_function_has_a_row_with_what_its_own_stats_say",
+        "test_report.py::test_functions_of_one_name_are_added_up",
+    ],
+    "report: a table of 80 columns": [
+        "test_report.py::test_the_table_shows_calls_ratio_load_time_and_time_saved",
+        "test_report.py::test_no_line_is_ever_longer_than_80_columns",
+    ],
+    "report: advice for every reason and kind": [
+        "test_report.py::test_what_is_actionable_is_said_once_with_its_number_and_what_to_do",
+        "test_report.py::test_the_kinds_of_errors_that_are_counted_all_have_advice",
+    ],
+    "report and metrics: no values, no arguments": [
+        "test_report.py::test_no_argument_key_value_or_error_text_gets_into_a_report",
+        "integrations/test_prometheus.py::test_no_argument_key_value_or_error_text_is_exported",
+        "integrations/test_opentelemetry.py::test_no_argument_key_value_or_error_text_is_exported",
+    ],
+    "metrics: Prometheus, by a real scrape": [
+        "integrations/test_prometheus.py::test_a_scrape_has_every_counter_of_a_function",
+        "integrations/test_prometheus.py::test_names_types_and_units_follow_the_conventions",
+    ],
+    "metrics: OpenTelemetry, by a reader in memory": [
+        "integrations/test_opentelemetry.py::test_a_collection_has_every_counter_of_a_function",
+        "integrations/test_opentelemetry.py::test_names_units_and_kinds_follow_the_conventions",
+    ],
+    "metrics: no counter goes down": [
+        "integrations/test_metrics.py::test_no_value_of_any_metric_ever_goes_down",
+        "integrations/test_metrics.py::test_a_reader_that_is_overtaken_leaves_no_older_numbers_behind",
+    ],
+    "command: demo": [
+        "test_cli.py::test_a_cold_pass_misses_every_file_and_a_warm_one_hits_every_file",
+        "test_cli.py::test_an_edit_is_seen_after_the_invalidation_and_not_before",
+        "test_cli.py::test_a_stampede_of_eight_threads_makes_one_load",
+        "test_cli.py::test_a_result_past_its_ttl_is_served_while_a_new_one_is_loaded",
+    ],
+    "command: a terminal of 80 columns": [
+        "test_cli.py::test_on_a_terminal_a_progress_bar_is_shown_and_is_gone_in_the_end",
+        "test_cli.py::test_no_line_on_a_terminal_of_80_columns_is_longer",
+        "test_cli.py::test_a_terminal_has_styles_unless_no_color_is_set",
+    ],
+    "command: a pipe": ["test_cli.py::test_a_pipe_gets_no_escape_codes_and_no_progress"],
+    "command: exit codes": [
+        "test_cli.py::test_ctrl_c_on_a_terminal_leaves_it_clean",
+        "test_cli.py::test_a_reader_that_goes_away_ends_the_command_quietly",
+        "test_cli.py::test_unknown_commands_and_options_are_errors_that_suggest_what_was_meant",
+    ],
+    "command: without its extra": ["test_cli.py::test_without_the_extra_the_command_says_what_to_install"],
+}
+
 ROWS = {
+    **{f"seen: {name}": tests for name, tests in SEEN.items()},
     **{f"freshness: {name}": tests for name, tests in FRESHNESS.items()},
     **{f"promise {name}": tests for name, tests in PROMISES.items()},
     **{f"memory store: {name}": tests for name, tests in STORE.items()},
