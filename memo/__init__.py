@@ -1,11 +1,12 @@
 """memo: decorator-driven memoization, for def and async def, over pluggable stores."""
 
-from .cached import Cached
+from .cached import Cached, CachedMany, CachedManyNamed
 from .clock import WallClock
 from .decorator import cache_aside
 from .entry import DEFAULT, MISSING
 from .errors import MemoError, OptionError, RecursiveLoadError, SnapshotError, StoreError, UnkeyableError
 from .keys import register_key_type
+from .many import cache_aside_many
 from .report import Report, report
 from .stores import CustomStore, MemoryStore, NullStore, Record, Store, escape_pattern
 
@@ -15,6 +16,8 @@ __all__ = [
     "DEFAULT",
     "MISSING",
     "Cached",
+    "CachedMany",
+    "CachedManyNamed",
     "CustomStore",
     "MemoError",
     "MemoryStore",
@@ -30,6 +33,7 @@ __all__ = [
     "WallClock",
     "__version__",
     "cache_aside",
+    "cache_aside_many",
     "escape_pattern",
     "register_key_type",
     "report",

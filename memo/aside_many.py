@@ -119,6 +119,8 @@ class Several:
 
 def lookup(plan: Plan, batch: Batch, inline: bool) -> Generator[Bulk | Several, list[Any], Outcome | None]:
     """Look several ids up; return the first outcome that is an error, None if there is none."""
+    if not batch.ids:
+        return None
     absent = {}
     for key, reading in zip(batch.ids, (yield Bulk("read", list(batch.ids))), strict=True):
         if reading.value is MISSING:
@@ -136,6 +138,8 @@ def lookup(plan: Plan, batch: Batch, inline: bool) -> Generator[Bulk | Several, 
 
 def refresh(plan: Plan, batch: Batch, inline: bool) -> Generator[Bulk | Several, list[Any], Outcome | None]:
     """Load several ids whatever is there, in the place of flights that may be there; return what `lookup` does."""
+    if not batch.ids:
+        return None
     batch.depart(list(batch.ids))
     flights = list(batch.flights.values())
     if inline:

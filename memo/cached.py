@@ -1,10 +1,10 @@
-"""The type of what `cache_aside` returns, for annotations; what type checkers see of it is in the stub beside it."""
+"""The types of what the decorators return, for annotations; what type checkers see of them is in the stub beside."""
 
 from __future__ import annotations
 
 from typing import Generic, ParamSpec, TypeVar
 
-__all__ = ["Cached"]
+__all__ = ["Cached", "CachedMany", "CachedManyNamed"]
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -15,3 +15,14 @@ class Cached(Generic[P, R]):
 
     `cache_aside` returns a wrapper that looks like the function itself; this class only names its type.
     """
+
+
+class CachedMany(Generic[P, R]):
+    """The type of a decorated function of many ids: ``CachedMany[[list[int]], dict[int, User]]`` in annotations.
+
+    `cache_aside_many` returns a wrapper that looks like the function itself; this class only names its type.
+    """
+
+
+class CachedManyNamed(Generic[P, R]):
+    """The type of a decorated function of many ids of which `ids=` names the parameter."""

@@ -194,15 +194,32 @@ def _parts(helper: Any, args: tuple[Any, ...]) -> tuple[Memoized, tuple[Any, ...
     return helper._memoized, (helper.args[0], *args), True
 
 
-def _wrap(function: Any, options: dict[str, Any]) -> Any:
+def _checked(function: Any, decorator: str, store: Any) -> None:
+    """Raise OptionError if `function` is none, or `store` cannot be one."""
+    inner = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
+    if isinstance(inner, type) or not callable(inner):
+        raise OptionError(
+            f"{decorator} decorates functions and methods, not {inner!r}"
+            + ("" if isinstance(inner, type) else f"; options are given by name, as in @{decorator}(ttl=60)")
+        )
+    check_store(store, describe(inner))
+
+
+def _wrap(
+    function: Any,
+    options: dict[str, Any],
+    memoize: type[Memoized] = Memoized,
+    cached_class: type[_Cached] = _Cached,
+    accessed_class: type[_Bound] = _Bound,
+) -> Any:
     kind, inner = "function", function
     if isinstance(function, (classmethod, staticmethod)):
         kind, inner = type(function).__name__, function.__func__
-    memoized = Memoized(inner, kind, partial(resolve_store, options["store"]), options)
+    memoized = memoize(inner, kind, partial(resolve_store, options["store"]), options)
 
     # `type` would give the class a __doc__ and a __module__ of its own, which hide the properties.
     shown = {name: vars(_Bound)[name] for name in ("__doc__", "__module__")}
-    bound_class: Any = type("Bound", (_Bound,), {"__slots__": (), "_memoized": memoized, **shown})
+    bound_class: Any = type("Bound", (accessed_class,), {"__slots__": (), "_memoized": memoized, **shown})
 
     if kind == "staticmethod" or not hasattr(type(inner), "__get__"):  # Python binds no builtin and no callable object
 
@@ -246,7 +263,7 @@ def _wrap(function: Any, options: dict[str, Any]) -> Any:
     first: Callable[..., Any] = first_async_call if memoized.is_async else first_bound_call
     bound = first
     # A static method: the wrapper is not among the arguments, whatever the function's parameters are called.
-    cls: Any = type("Cached", (_Cached,), {"__get__": get, "__call__": staticmethod(call)})
+    cls: Any = type("Cached", (cached_class,), {"__get__": get, "__call__": staticmethod(call)})
 
     def install(code: Any, bound_code: Any) -> None:
         nonlocal bound
@@ -370,13 +387,7 @@ def cache_aside(
     }
 
     def decorate(function: Any) -> Any:
-        inner = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
-        if isinstance(inner, type) or not callable(inner):
-            raise OptionError(
-                f"cache_aside decorates functions and methods, not {inner!r}"
-                + ("" if isinstance(inner, type) else "; options are given by name, as in @cache_aside(ttl=60)")
-            )
-        check_store(store, describe(inner))
+        _checked(function, "cache_aside", store)
         return _wrap(function, options)
 
     return decorate if function is None else decorate(function)

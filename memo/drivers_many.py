@@ -160,7 +160,10 @@ class TaskBatch(Batch):
             if self.waiting:
                 return
             self.abandoned = True
-        for flight in list(self.flights.values()):
+        flights = list(self.flights.values())
+        self.flights.clear()  # they hold this: no cycle
+        self.loading.clear()
+        for flight in flights:
             TaskFlight.leave(flight)
         if self.task is None or self.loop.is_closed():
             return
@@ -194,6 +197,7 @@ async def run_many_async(plan: Plan, batch: TaskBatch, renew: bool) -> dict[Any,
     steps: Any = (aside_many.refresh if renew else aside_many.lookup)(plan, batch, inline=False)
     answer: Any = None
     failure: Any = None
+    found: dict[Any, Any] = {}
     try:
         while True:
             command = steps.send(answer)
@@ -205,6 +209,8 @@ async def run_many_async(plan: Plan, batch: TaskBatch, renew: bool) -> dict[Any,
                 answer = await _await_many(plan, batch, command)
     except StopIteration as stop:
         failure = stop.value
+        if failure is None:
+            found = batch.result()  # now: the last one who leaves takes the flights away
     finally:
         for flight in list(batch.flights.values()):
             if flight not in batch.loading:
@@ -212,7 +218,7 @@ async def run_many_async(plan: Plan, batch: TaskBatch, renew: bool) -> dict[Any,
         batch.leave()
         steps.close()
     if failure is None:
-        return batch.result()
+        return found
     try:
         return failure.result()  # type: ignore[no-any-return]  # it raises
     finally:

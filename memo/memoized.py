@@ -44,6 +44,9 @@ class Memoized(Placed):
         OptionError: the function cannot be cached, or an option is out of range.
     """
 
+    policy: type[Policy] = Policy
+    """The class of its freshness options."""
+
     def __init__(
         self, function: Callable[..., Any], kind: str, resolve: Callable[[], Store], options: dict[str, Any]
     ) -> None:
@@ -67,7 +70,7 @@ class Memoized(Placed):
         self.plan = Plan(
             name=name,
             function=function,
-            policy=Policy(
+            policy=self.policy(
                 options["ttl"],
                 options["cache_none"],
                 options["cache_if"],
@@ -112,6 +115,11 @@ class Memoized(Placed):
             return self._locate_of(space, args, kwargs)
         key = self._raw(*args, **kwargs) if space.raw else None
         return space, keys.text(args, kwargs) if key is None else key
+
+    def places(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> tuple[Space, list[Any]]:
+        """Return the space and the keys, here the only one, of a call in canonical form."""
+        space, key = self.locate(args, kwargs, bound)
+        return space, [key]
 
     def _locate_of(self, space: Space, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Space, Any]:
         """Do what `locate` does for a call whose first argument is an instance or a class."""

@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("drivers_many",),
     ("config", "memoized"),
     ("decorator",),
+    ("many",),
     ("memo",),  # the package itself only re-exports
     ("demo",),
     ("cli",),

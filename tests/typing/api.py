@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
 from typing_extensions import assert_type
 
-from memo import MISSING, MemoryStore, cache_aside
+from memo import MISSING, MemoryStore, cache_aside, cache_aside_many
 
 T = TypeVar("T")
 
@@ -133,3 +133,63 @@ async def use_methods() -> None:
 cache_aside(60)  # error
 cache_aside(ttl="60")  # error
 cache_aside(no_such_option=1)  # error
+
+
+# Functions of many ids.
+
+
+@cache_aside_many
+def many(ids: Sequence[int], lang: str = "en") -> dict[int, str]:
+    return {each: str(each) for each in ids}
+
+
+@cache_aside_many(ttl=60)
+async def amany(ids: Iterable[int], *, lang: str) -> Mapping[int, str]:
+    return {each: str(each) for each in ids}
+
+
+@cache_aside_many(ids="ids")
+def many_of(tenant: str, ids: list[int]) -> dict[int, str]:
+    return {}
+
+
+assert_type(many([1], lang="no"), dict[int, str])
+assert_type(many.invalidate(1, "no"), bool)
+assert_type(many.invalidate_many([1]), int)
+assert_type(many.refresh([1]), dict[int, str])
+assert_type(many.key_for(1), str)
+assert_type(many.ttl_left(1), float | None)
+assert_type(many.set("a", 1), None)
+many(1)  # error
+many.invalidate("1")  # error
+many.set(1, 1)  # error
+many.invalidate(1, 2)  # error
+peeked_id = many.peek(1)
+if peeked_id is not MISSING:
+    assert_type(peeked_id, str)
+assert_type(many_of("a", [1]), dict[int, str])
+many_of(1, [1])  # error
+many_of.invalidate("a", 7)
+
+
+async def use_many() -> None:
+    assert_type(await amany([1], lang="no"), Mapping[int, str])
+    assert_type(await amany.invalidate(1, lang="no"), bool)
+    assert_type(await amany.invalidate_many([1], lang="no"), int)
+    assert_type(await amany.refresh([1], lang="no"), Mapping[int, str])
+    assert_type(await amany.set("a", 1, lang="no"), None)
+    assert_type(amany.key_for(1, lang="no"), str)
+    await amany.invalidate("1", lang="no")  # error
+
+
+class Shop:
+    @cache_aside_many(ttl=5)
+    def method(self, ids: Sequence[int]) -> dict[int, str]:
+        return {}
+
+
+shop = Shop()
+assert_type(shop.method([1]), dict[int, str])
+assert_type(shop.method.invalidate(1), bool)
+shop.method.invalidate("1")  # error
+cache_aside_many(60)  # error
