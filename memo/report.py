@@ -59,13 +59,13 @@ class Report:
         rows: the statistics by the function's qualified name, those that saved most time first.
 
     >>> counted = FunctionStats(90, 10, 10, 0.5, waits=0, refused_fills=0, uncached_by={"none": 4})
-    >>> print(Report({"app.get_user": counted}))
+    >>> print(Report({"app.user": counted}))
     function                                 calls  hit ratio  mean load  time saved
-    app.get_user                               100      90.0%    50.0 ms      4.50 s
+    app.user                                   100      90.0%    50.0 ms      4.50 s
         not kept: none 4
     <BLANKLINE>
     What to look at:
-    - app.get_user: 4 of 10 results were None and not kept: cache_none=True keeps them
+    - app.user: 4 of 10 results were None and not kept: cache_none=True keeps them
     """
 
     rows: dict[str, FunctionStats]

@@ -301,13 +301,13 @@ SEEN = {
         "test_cli.py::test_a_result_past_its_ttl_is_served_while_a_new_one_is_loaded",
     ],
     "command: a terminal of 80 columns": [
-        "test_cli.py::test_on_a_terminal_a_progress_bar_is_shown_and_is_gone_in_the_end",
-        "test_cli.py::test_no_line_on_a_terminal_of_80_columns_is_longer",
-        "test_cli.py::test_a_terminal_has_styles_unless_no_color_is_set",
+        "test_cli_terminal.py::test_on_a_terminal_a_progress_bar_is_shown_and_is_gone_in_the_end",
+        "test_cli_terminal.py::test_no_line_on_a_terminal_of_80_columns_is_longer",
+        "test_cli_terminal.py::test_a_terminal_has_styles_unless_no_color_is_set",
     ],
-    "command: a pipe": ["test_cli.py::test_a_pipe_gets_no_escape_codes_and_no_progress"],
+    "command: a pipe": ["test_cli_terminal.py::test_a_pipe_gets_no_escape_codes_and_no_progress"],
     "command: exit codes": [
-        "test_cli.py::test_ctrl_c_on_a_terminal_leaves_it_clean",
+        "test_cli_terminal.py::test_ctrl_c_on_a_terminal_leaves_it_clean",
         "test_cli.py::test_a_reader_that_goes_away_ends_the_command_quietly",
         "test_cli.py::test_unknown_commands_and_options_are_errors_that_suggest_what_was_meant",
     ],
