@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from typing import Protocol
 
@@ -33,6 +34,7 @@ class Sweeper:
         self._lock = fork_safe_lock()
         self._stores: weakref.WeakSet[Sweepable] = weakref.WeakSet()
         self._waited: weakref.WeakKeyDictionary[Sweepable, float] = weakref.WeakKeyDictionary()
+        self._mark = 0.0  # up to this moment, of the monotonic clock, the time is in `_waited`
         self._thread: threading.Thread | None = None
         self._changed = threading.Event()
         in_child(self._forked)
@@ -40,6 +42,8 @@ class Sweeper:
     def add(self, store: Sweepable) -> None:
         """Visit `store` from now on, as long as it lives."""
         with self._lock:
+            if self._thread is not None:
+                self._count()
             self._stores.add(store)
             self._waited[store] = 0.0
             self._changed.set()
@@ -47,6 +51,7 @@ class Sweeper:
 
     def _start(self) -> None:
         if self._thread is None and self._stores:
+            self._mark = time.monotonic()
             self._thread = threading.Thread(target=self._run, name="memo-sweeper", daemon=True)
             self._thread.start()
 
@@ -61,9 +66,20 @@ class Sweeper:
         while pause is not None:
             changed = self._changed.wait(pause)
             self._changed.clear()
-            # A store that came while the thread waited is only taken into account for the next pause.
-            self.turn(0.0 if changed else pause)
+            # Real time, so that a wake-up by a new store takes nothing from those that wait. But a whole pause is over
+            # whatever the clock says: a test may have stopped it.
+            self._count(0.0 if changed else pause)
+            self.turn(0.0)
             pause = self.pause()
+
+    def _count(self, at_least: float = 0.0) -> None:
+        """Add the time since the last count to what each store has waited."""
+        with self._lock:
+            now = time.monotonic()
+            passed = max(at_least, now - self._mark)
+            self._mark = now
+            for store in list(self._stores):
+                self._waited[store] = self._waited.get(store, 0.0) + passed
 
     def pause(self) -> float | None:
         """Return the seconds to the next visit; None, and the thread is over, if there is no store."""

@@ -188,6 +188,92 @@ def test_a_store_whose_cleanup_fails_stops_nobody(turning, caplog):
     assert "broken" in caplog.text
 
 
+class Over(BaseException):
+    """The script is at its end."""
+
+
+class Scripted:
+    """The clock and the event of a sweeper: each wait takes its seconds (None: all of them), then something happens."""
+
+    def __init__(self, *waits):
+        self.now = 1_000.0
+        self._waits = list(waits)
+        self.pauses = []
+
+    def monotonic(self):
+        return self.now
+
+    def wait(self, pause):
+        self.pauses.append(pause)
+        if not self._waits:
+            raise Over
+        taken, happens = self._waits.pop(0)
+        self.now += pause if taken is None else taken
+        happens()
+        return taken is not None
+
+    def set(self): ...
+    def clear(self): ...
+
+
+@pytest.fixture
+def scripted(monkeypatch, turning):
+    """Run the sweeper's loop here, on a script; return the pauses that it made."""
+
+    def run(*waits):
+        turning._changed = script = Scripted(*waits)
+        monkeypatch.setattr("memo.stores.sweeper.time", script)
+        turning._thread, turning._mark = "runs", script.now
+        with pytest.raises(Over):
+            turning._run()
+        return script.pauses
+
+    return run
+
+
+def test_stores_that_come_all_the_time_do_not_keep_the_others_waiting(scripted, turning):
+    """Each wakes the thread before its pause is over; the time until then has passed for those that wait."""
+    patient, visits, later = Sweepable(10), [], [Sweepable(1_000) for _ in range(5)]
+    turning.add(patient)
+
+    def comes():
+        visits.append(patient.visits)
+        turning.add(later.pop())
+
+    kept = list(later)
+    assert scripted(*[(3, comes)] * 5) == [10, 7, 4, 1, 10, 7]
+    assert visits == [0, 0, 0, 0, 1]
+    assert len(kept) == 5
+
+
+def test_a_store_that_came_while_the_thread_waited_has_its_own_interval(scripted, turning):
+    first, late, seen = Sweepable(10), Sweepable(5), []
+    turning.add(first)
+
+    def looks():
+        seen.append(late.visits)
+
+    assert scripted((8, lambda: turning.add(late)), (1, looks), (None, looks), (None, looks)) == [10, 2, 1, 3, 5]
+    assert seen == [0, 0, 0]
+    assert (first.visits, late.visits) == (1, 1)
+
+
+def test_a_clock_that_a_test_stops_or_moves_stops_no_sweep(scripted, turning):
+    store, late = Sweepable(10), Sweepable(10)
+    turning.add(store)
+
+    def goes_back():
+        turning._changed.now -= 5_000
+
+    def jumps():
+        turning._changed.now += 5_000
+        turning.add(late)
+        turning._changed.now -= 5_000
+
+    assert scripted((None, goes_back), (None, goes_back), (4, jumps), (None, int)) == [10, 10, 10, 10, 10]
+    assert (store.visits, late.visits) == (4, 1)
+
+
 # -- the thread ------------------------------------------------------------------------------------------------------
 
 
