@@ -275,7 +275,7 @@ def load(plan: Plan, flight: Flight, renew: bool, perform: Perform | None = None
     outcome: Outcome = yield CALL
     counters, value = plan.counters, outcome.value
     if outcome.error is None and type(value) in _ONE_SHOT:
-        outcome = Failure(_one_shot(plan.name, value))
+        outcome = Failure.of(_one_shot(plan.name, value))
     if outcome.error is not None:
         if lease is not None:
             yield Release(lease, remove=False)

@@ -36,7 +36,7 @@ _loads: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly; o
 
 def _died() -> Outcome:
     """Return the outcome of a leader that was interrupted or cancelled before it had one."""
-    return Failure(asyncio.CancelledError("the load was cancelled"))
+    return Failure.of(asyncio.CancelledError("the load was cancelled"))
 
 
 # The same where its own exception is on its way, so that nobody raises this one: it is here already, since at the
@@ -82,7 +82,7 @@ def run(plan: Plan, mine: Flight, first: Reading | None, way: Way | None = None)
                     if len(durations) > FULL:
                         plan.counters.add_up()
                 except BaseException as error:  # noqa: BLE001 - it goes on as a value, raised by `Outcome.result`
-                    answer = Failure(error)
+                    answer = Failure.of(error)
                 finally:
                     if entered:
                         inside.set(mine.parent)
@@ -264,7 +264,7 @@ def _landed(flight: TaskFlight, task: asyncio.Task[None]) -> None:
     error = None if task.cancelled() else task.exception()  # seen: waiters have it from the flight
     if flight.outcome is None:
         # Cancelled before its first step, or what failed is not the function: at the recursion limit, for one.
-        flight.settle(_died() if error is None else Failure(error))
+        flight.settle(_died() if error is None else Failure.of(error))
 
 
 async def _load_async(plan: Plan, flight: TaskFlight, way: Way | None = None) -> Outcome:
@@ -286,7 +286,7 @@ async def _load_async(plan: Plan, flight: TaskFlight, way: Way | None = None) ->
                 if len(plan.counters.durations) > FULL:
                     plan.counters.add_up()
             except BaseException as error:  # noqa: BLE001 - as in _run
-                answer = Failure(error)
+                answer = Failure.of(error)
             finally:
                 # If its loop is gone, the collector closes it, in whatever context that comes in.
                 if threading.get_ident() not in collecting and inside.get() is flight:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
 from threading import get_ident as _get_ident
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -51,47 +52,49 @@ _lock = fork_safe_lock()
 _process = {"image": object()}
 
 
-class Outcome:
+class Outcome(msgspec.Struct, eq=False):
     """How a load ended, as a value."""
 
-    __slots__ = ("value",)
-
-    error: BaseException | None = None
-    private = False
+    error: ClassVar[BaseException | None] = None
+    private: ClassVar[bool] = False
     """Whether it is the leader's alone: waiters do not inherit it but look again."""
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    value: Any
 
     def result(self) -> Any:
         """Return the value, or raise the error."""
         return self.value
 
 
-class Found(Outcome):
+class Found(Outcome, eq=False):
     """The outcome of a leader whose second look found a value, so that it has not loaded at all.
 
     1. the leader looks and finds the value   2. it is invalidated   3. a caller comes, and joins since no load has
     begun. It must not be given what was there before it came; if that still stands, it finds it by itself.
     """
 
-    __slots__ = ()
-
-    private = True
+    private: ClassVar[bool] = True
 
 
-class Failure(Outcome):
+class Failure(Outcome, eq=False, kw_only=True):
     """The outcome of a load that raised: the error, with the traceback that it had when it left the load."""
 
-    __slots__ = ("context", "error", "private", "traceback")
+    error: BaseException  # type: ignore[misc]  # of the instance here, and of the class there
+    private: bool  # type: ignore[misc]
+    traceback: TracebackType | None
+    context: BaseException | None
 
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(MISSING)
-        self.error: BaseException = error
-        self.private: bool = not isinstance(error, Exception)  # it was interrupted or cancelled: its own fate
-        # The first link is the driver's own frame: what the user debugs begins behind it.
-        self.traceback = error.__traceback__.tb_next if error.__traceback__ is not None else None
-        self.context = error.__context__
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Return the outcome for an error that the driver has caught."""
+        return cls(
+            MISSING,
+            error=error,
+            private=not isinstance(error, Exception),  # it was interrupted or cancelled: its own fate
+            # The first link is the driver's own frame: what the user debugs begins behind it.
+            traceback=error.__traceback__.tb_next if error.__traceback__ is not None else None,
+            context=error.__context__,
+        )
 
     def result(self) -> Any:
         """Raise the error, which grows neither in traceback nor in context however often that is done."""

@@ -85,6 +85,7 @@ class Memoized(Placed):
             wait_timeout=None if wait_timeout is None else seconds(wait_timeout, f"{name}: wait_timeout"),
         )
         self._tags = Tags(options["tags"], self.keys.binding.names, name)
+        self._tagged = bool(self._tags)
         positional = self.keys.binding.positional
         self.first = positional[0] if positional else None
         parent = name.rpartition(".")[0]
@@ -176,7 +177,7 @@ class Memoized(Placed):
                 return _ready(first.value) if self.is_async else first.value
         if self.is_async:
             return drivers.lookup_async(self.plan, self._flight(space, key, args, named), first)
-        tags = self.tags_of(args, named) if self._tags else ()
+        tags = self.tags_of(args, named) if self._tagged else ()
         # The flight has no name here: this frame, in the traceback of an error, must not hold the error.
         return drivers.run(self.plan, Flight(space, key, args, named, tags, inside.get()), first)
 
@@ -191,7 +192,7 @@ class Memoized(Placed):
             self.counters.error("refresh", error, "no refresh was begun, and the older result is served meanwhile")
 
     def _flight(self, space: Space, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tags = self.tags_of(args, kwargs) if self._tags else ()
+        tags = self.tags_of(args, kwargs) if self._tagged else ()
         if self.is_async:
             return TaskFlight(space, key, args, kwargs, tags, inside.get(), loop=asyncio.get_running_loop())
         return Flight(space, key, args, kwargs, tags, inside.get())
@@ -244,7 +245,7 @@ class Memoized(Placed):
         """Store a value as the call's result; one that the options do not keep is an error."""
         canonical, named = self._bind(args, kwargs, bound)
         space, key = self.locate(canonical, named or _NONE, bound)
-        tags = self.tags_of(canonical, named or _NONE) if self._tags else ()
+        tags = self.tags_of(canonical, named or _NONE) if self._tagged else ()
         ttl = self.plan.policy.judge(value)
         if isinstance(ttl, NotKept):
             raise OptionError(

@@ -95,7 +95,7 @@ def test_an_outcome_that_is_raised_a_thousand_times_does_not_grow():
     try:
         load()
     except Deliberate as error:
-        outcome = Failure(error)
+        outcome = Failure.of(error)
     depths = set()
     for _ in range(1_000):
         try:

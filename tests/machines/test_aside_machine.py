@@ -49,7 +49,7 @@ class Loop:
 
 
 def died() -> Outcome:
-    return Failure(asyncio.CancelledError())
+    return Failure.of(asyncio.CancelledError())
 
 
 class Actor:
@@ -284,7 +284,7 @@ class World:
     def call(self, x: int) -> Outcome:
         self.loads += 1
         if self.raises:
-            return Failure(Raised())
+            return Failure.of(Raised())
         self.returned[x].add(self.version[x])
         return Outcome(self.version[x])
 
