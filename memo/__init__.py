@@ -4,7 +4,16 @@ from .cached import Cached, CachedMany, CachedManyNamed
 from .clock import WallClock
 from .decorator import cache_aside
 from .entry import DEFAULT, MISSING
-from .errors import MemoError, OptionError, RecursiveLoadError, SnapshotError, StoreError, UnkeyableError
+from .errors import (
+    InvalidationError,
+    MemoError,
+    OptionError,
+    RecursiveLoadError,
+    SnapshotError,
+    StoreError,
+    UnkeyableError,
+)
+from .invalidating import invalidates
 from .keys import register_key_type
 from .many import cache_aside_many
 from .report import Report, report
@@ -19,6 +28,7 @@ __all__ = [
     "CachedMany",
     "CachedManyNamed",
     "CustomStore",
+    "InvalidationError",
     "MemoError",
     "MemoryStore",
     "NullStore",
@@ -35,6 +45,7 @@ __all__ = [
     "cache_aside",
     "cache_aside_many",
     "escape_pattern",
+    "invalidates",
     "register_key_type",
     "report",
 ]

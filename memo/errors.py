@@ -7,12 +7,21 @@
     ├── UnkeyableError (TypeError)            a call's argument cannot be told apart safely
     ├── RecursiveLoadError (RecursionError)   a load waits, directly or not, for itself
     └── StoreError                            a store could not do what it was asked
-        └── SnapshotError                     a save or a load of a store's contents failed
+        ├── SnapshotError                     a save or a load of a store's contents failed
+        └── InvalidationError                 a write succeeded, and what it made untrue could not be forgotten
 """
 
 from __future__ import annotations
 
-__all__ = ["MemoError", "OptionError", "RecursiveLoadError", "SnapshotError", "StoreError", "UnkeyableError"]
+__all__ = [
+    "InvalidationError",
+    "MemoError",
+    "OptionError",
+    "RecursiveLoadError",
+    "SnapshotError",
+    "StoreError",
+    "UnkeyableError",
+]
 
 
 class MemoError(Exception):
@@ -41,3 +50,17 @@ class StoreError(MemoError):
 
 class SnapshotError(StoreError):
     """Saving or loading a store's contents failed; the file and the store are as they were before."""
+
+
+class InvalidationError(StoreError):
+    """A function decorated with `invalidates` has written, but not everything could be invalidated.
+
+    Attributes:
+        result: what the function returned.
+        errors: what went wrong, one error for each invalidation that failed.
+    """
+
+    def __init__(self, message: str, result: object = None, errors: tuple[Exception, ...] = ()) -> None:
+        super().__init__(message)
+        self.result = result
+        self.errors = errors

@@ -196,6 +196,7 @@ class _Many:
         Returns:
             How many there were; on an async function an awaitable of that.
         """
+        memoized: Any
         memoized, args, bound = _parts(self, args)
         return memoized.invalidate_many(args, kwargs, bound)
 

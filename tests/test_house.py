@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("drivers_many",),
     ("config", "memoized"),
     ("decorator",),
-    ("many",),
+    ("invalidating", "many"),
     ("memo",),  # the package itself only re-exports
     ("demo",),
     ("cli",),
