@@ -91,7 +91,7 @@ def _call(plan: Plan, batch: Batch, command: Several) -> list[Outcome]:
         _counted(plan, flights, started)
         return answers(plan.name, flights, result)
     except BaseException as error:  # noqa: BLE001 - it goes on as a value, raised by `Outcome.result`
-        return [Failure(error)] * len(flights)
+        return [Failure.of(error)] * len(flights)
     finally:
         if entered:
             inside.set(batch.origin)
@@ -246,7 +246,7 @@ def _landed(flights: list[Any], landed: asyncio.Future[None], task: asyncio.Task
     for flight in flights:
         if flight.outcome is None:
             # Cancelled before its first step, or what failed is not the function: at the recursion limit, for one.
-            flight.settle(_died() if error is None else Failure(error))
+            flight.settle(_died() if error is None else Failure.of(error))
     _land(landed)
 
 
@@ -286,7 +286,7 @@ async def _acall(plan: Plan, batch: Batch, command: Several) -> list[Outcome]:
         _counted(plan, flights, started)
         return answers(plan.name, flights, result)
     except BaseException as error:  # noqa: BLE001 - as in _call
-        return [Failure(error)] * len(flights)
+        return [Failure.of(error)] * len(flights)
     finally:
         # If its loop is gone, the collector closes it, in whatever context that comes in.
         if threading.get_ident() not in collecting and inside.get() is innermost:
