@@ -269,9 +269,10 @@ def load(plan: Plan, flight: Flight, renew: bool, perform: Perform | None = None
     if reading.value is not MISSING:
         return Found(reading.value)
     # The lease before `begun`: a caller that reads them the other way round never sees a load without its lease.
-    flight.lease = reading.lease
+    flight.lease = lease = reading if type(reading) is Lease else reading.lease
     flight.begun = True
-    lease = None if reading is UNREAD else reading.lease
+    if reading is UNREAD:
+        lease = None
     outcome: Outcome = yield CALL
     counters, value = plan.counters, outcome.value
     if outcome.error is None and type(value) in _ONE_SHOT:
