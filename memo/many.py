@@ -128,7 +128,7 @@ class MemoizedMany(Memoized):
 
     def _fly(self, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any, key: Any, each: Any) -> Any:
         """Make the flight of one id, which stands in the place of its arguments."""
-        tags = self.tags_of(*self._with(args, kwargs, each)) if self._tags else ()
+        tags = self.tags_of(*self._with(args, kwargs, each)) if self._tagged else ()
         if self.is_async:
             return BatchFlight(batch.space, key, (each,), {}, tags, batch.origin, loop=batch.loop, batch=batch)
         return Flight(batch.space, key, (each,), {}, tags, batch.origin)
