@@ -89,7 +89,9 @@ class CustomStore(Store):
         self._sets = self._deletes = self._expirations = 0
         # Guards the two below: a function that comes must not wait until a record is written.
         self._books = fork_safe_lock()
-        self._functions: dict[RecordSpace, tuple[Counter, ...]] = {}  # hits and misses of those that are alive
+        self._functions: dict[
+            RecordSpace, tuple[Counter, ...]
+        ] = {}  # hits and misses of the living; none: it is elsewhere
         self._past = [0, 0]  # those of functions that are gone
         self._dead: deque[RecordDeath] = deque()
         self._hits, self._misses, self._numbers = Counter(), Counter(), Counter(1)
@@ -258,6 +260,8 @@ class CustomStore(Store):
         for death in deaths:
             death.space.leave()
             death.space.deaths = ()
+            with self._books:
+                self._functions.pop(death.space, None)
         try:
             if not self.shared:  # else they are another process's too
                 owners = {death.space.owner for death in deaths}
@@ -408,10 +412,10 @@ class CustomStore(Store):
         with self._lock:
             size = len(self._ask("record_keys"))
         with self._books:
-            counters = list(self._functions.values())
+            counters = [each for each in self._functions.values() if each]
             return StoreStats(
-                hits=self._hits.value + self._past[0] + sum(hits.value for hits, _ in counters),
-                misses=self._misses.value + self._past[1] + sum(misses.value for _, misses in counters),
+                hits=self._hits.value + self._past[0] + sum(each[0].value for each in counters),
+                misses=self._misses.value + self._past[1] + sum(each[1].value for each in counters),
                 sets=self._sets,
                 deletes=self._deletes,
                 evictions=0,
@@ -434,11 +438,10 @@ class CustomStore(Store):
         """Count what a function's counters count from now on, or with none no longer."""
         with self._books:
             # What they had before counts for the store that the function was with then.
-            for sign, each in (1, self._functions.pop(space, ())), (-1, counters):
+            for sign, each in (1, self._functions.get(space, ())), (-1, counters):
                 for index, counter in enumerate(each):
                     self._past[index] += sign * counter.value
-            if counters:
-                self._functions[space] = counters
+            self._functions[space] = counters
 
 
 def _sum(key: str, number: Any, amount: float) -> Any:

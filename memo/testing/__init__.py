@@ -10,12 +10,22 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .clock import ManualClock
+from .data import MockDataStore
+from .faulty import FaultyStore
 
 if TYPE_CHECKING:
     from .contract import StoreContract
     from .machines import LruMachine, StoreMachine, check_memory_store
 
-__all__ = ["LruMachine", "ManualClock", "StoreContract", "StoreMachine", "check_memory_store"]
+__all__ = [
+    "FaultyStore",
+    "LruMachine",
+    "ManualClock",
+    "MockDataStore",
+    "StoreContract",
+    "StoreMachine",
+    "check_memory_store",
+]
 
 _MODULES = {
     "StoreContract": "contract",

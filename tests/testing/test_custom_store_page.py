@@ -23,8 +23,9 @@ def files() -> dict[str, str]:
 def run(folder: Path) -> subprocess.CompletedProcess[str]:
     # Derandomised as our own machines are; a reader's run draws other examples each time.
     (folder / "conftest.py").write_text(
-        "from hypothesis import settings\n"
-        "settings.register_profile('fixed', derandomize=True, database=None, deadline=None, max_examples=25)\n"
+        "from hypothesis import HealthCheck, settings\n"
+        "settings.register_profile('fixed', derandomize=True, database=None, deadline=None, max_examples=25,\n"
+        "    suppress_health_check=[HealthCheck.too_slow])\n"
         "settings.load_profile('fixed')\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "-W", "error", "-x"]
