@@ -319,7 +319,8 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(arguments):
     os.close(reading)
     try:
         command = [sys.executable, "-m", "memo", *arguments]
-        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60)
+        buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # so that there is something left to flush at exit
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60, env=buffered)
     finally:
         os.close(writing)
     assert done.stderr == b""
