@@ -2,6 +2,7 @@
 
 from .cached import Cached, CachedMany, CachedManyNamed
 from .clock import WallClock
+from .config import aclose, close, configure
 from .decorator import cache_aside
 from .entry import DEFAULT, MISSING
 from .errors import (
@@ -18,6 +19,7 @@ from .keys import register_key_type
 from .many import cache_aside_many
 from .report import Report, report
 from .stores import CustomStore, MemoryStore, NullStore, Record, Store, escape_pattern
+from .switching import disabled, override
 
 __version__ = "0.1.0.dev0"
 
@@ -42,10 +44,15 @@ __all__ = [
     "UnkeyableError",
     "WallClock",
     "__version__",
+    "aclose",
     "cache_aside",
     "cache_aside_many",
+    "close",
+    "configure",
+    "disabled",
     "escape_pattern",
     "invalidates",
+    "override",
     "register_key_type",
     "report",
 ]

@@ -183,6 +183,11 @@ class Placed(ABC):
         self.install: Callable[[Any, Any], None] = lambda call, bound: None
         _functions[id(self)] = weakref.ref(self, partial(_functions.pop, id(self)))
 
+    @property
+    def through(self) -> Callable[..., Any]:
+        """What a call goes to while calls pass through."""
+        return self.plan.function
+
     @abstractmethod
     def miss(self, bound: bool, args: tuple[Any, ...], kwargs: dict[str, Any] | None, key: Any) -> Any:
         """Do what generated code left over."""
@@ -220,7 +225,7 @@ class Placed(ABC):
             with _lock:
                 if _mode is mode:
                     if mode.passing:
-                        self._install(self.plan.function, self.plan.function)
+                        self._install(self.through, self.through)
                     return
 
     def _found(self, mode: Mode) -> Store:
@@ -296,7 +301,7 @@ class Placed(ABC):
     def _elsewhere(self, bound: bool, args: tuple[Any, ...], kwargs: dict[str, Any] | None, key: Any) -> Any:
         """Do what `miss` does for code that was made for a store that the function is not with now."""
         if _mode.passing:
-            return self.plan.function(*args, **(kwargs or {}))
+            return self.through(*args, **(kwargs or {}))
         return self.miss(bound, args, kwargs, None)
 
     # -- the code for a store ------------------------------------------------------------------------------------------

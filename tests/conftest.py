@@ -9,7 +9,7 @@ import threading
 import pytest
 from hypothesis import HealthCheck, settings
 
-from memo import config
+from memo import config, places
 from memo.flight import inside
 from memo.testing import ManualClock
 
@@ -47,8 +47,13 @@ def untraced():
 
 @pytest.fixture(autouse=True)
 def _fresh_default_store():
-    """Stores that were made for a name or a URL do not outlive the test."""
+    """Stores that were made for a name or a URL do not outlive the test, nor does what was configured."""
     config._stores.clear()
     yield
+    assert places._layers == []  # whatever the test has disabled or overridden is over
+    if config._said is not config._NOTHING:
+        config.configure()
+    config._current, config._said = None, config._NOTHING
+    config._asked.clear()
     config._stores.clear()
     assert inside.get() is None  # no test leaves this thread within a load that is over

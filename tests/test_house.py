@@ -26,10 +26,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("background",),
     ("aside", "stores", "report"),
     ("aside_many", "tags"),
-    ("drivers", "integrations", "places"),
+    ("drivers", "integrations", "places", "urls"),
     ("drivers_many",),
     ("config", "memoized"),
-    ("decorator",),
+    ("decorator", "switching"),
     ("invalidating", "many"),
     ("memo",),  # the package itself only re-exports
     ("demo",),
