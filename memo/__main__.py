@@ -16,7 +16,7 @@ def main() -> int:
             raise
         print(
             "memo: the command needs click and rich, which the library does without:\n"
-            "    python -m pip install 'memo-cache[cli]'",
+            '    python -m pip install "memo-cache[cli]"',
             file=sys.stderr,
         )
         return 1

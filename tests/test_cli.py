@@ -284,7 +284,7 @@ def test_without_the_extra_the_command_says_what_to_install(missing):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "python -m pip install 'memo-cache[cli]'" in done.stderr
+    assert 'python -m pip install "memo-cache[cli]"' in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -14,7 +14,7 @@ try:
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 except ImportError as error:
     raise ImportError(
-        "memo.integrations.opentelemetry needs opentelemetry-api: python -m pip install 'memo-cache[opentelemetry]'"
+        'memo.integrations.opentelemetry needs opentelemetry-api: python -m pip install "memo-cache[opentelemetry]"'
     ) from error
 
 __all__ = ["instrument"]

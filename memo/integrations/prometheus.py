@@ -19,7 +19,7 @@ try:
     from prometheus_client.registry import Collector
 except ImportError as error:
     raise ImportError(
-        "memo.integrations.prometheus needs prometheus-client: python -m pip install 'memo-cache[prometheus]'"
+        'memo.integrations.prometheus needs prometheus-client: python -m pip install "memo-cache[prometheus]"'
     ) from error
 
 __all__ = ["MemoCollector", "register"]

@@ -173,5 +173,5 @@ def test_without_a_provider_it_is_the_global_one_whenever_that_is_set(order):
 
 
 def test_without_the_library_the_import_says_what_to_install(import_without):
-    with pytest.raises(ImportError, match=r"needs opentelemetry-api: python -m pip install 'memo-cache\[opentel"):
+    with pytest.raises(ImportError, match=r'needs opentelemetry-api: python -m pip install "memo-cache\[opentel'):
         import_without("memo.integrations.opentelemetry", "opentelemetry.metrics")

@@ -186,5 +186,5 @@ def test_registering_reads_no_counters(registry, monkeypatch):
 
 
 def test_without_the_library_the_import_says_what_to_install(import_without):
-    with pytest.raises(ImportError, match=r"needs prometheus-client: python -m pip install 'memo-cache\[prometheus\]'"):
+    with pytest.raises(ImportError, match=r'needs prometheus-client: python -m pip install "memo-cache\[prometheus\]"'):
         import_without("memo.integrations.prometheus", "prometheus_client")
