@@ -95,6 +95,7 @@ def _call(plan: Plan, batch: Batch, command: Several) -> list[Outcome]:
     finally:
         if entered:
             inside.set(batch.origin)
+        del batch, command, flights  # an error's traceback leads to this frame, and the flights lead to the error
 
 
 def _wait(plan: Plan, batch: Batch, command: Several) -> list[Any]:
@@ -291,6 +292,7 @@ async def _acall(plan: Plan, batch: Batch, command: Several) -> list[Outcome]:
         # If its loop is gone, the collector closes it, in whatever context that comes in.
         if threading.get_ident() not in collecting and inside.get() is innermost:
             inside.set(batch.origin)
+        del batch, command, flights, innermost  # as in _call
 
 
 async def _await_many(plan: Plan, batch: TaskBatch, command: Several) -> list[Any]:
