@@ -7,9 +7,11 @@ right for a store that only knows how to block; a store that does not block, or 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from ..clock import seconds
@@ -19,11 +21,22 @@ from ..flight import Flight
 from ..keys import CallKeys
 from ..stats import Counter, StoreStats
 
-__all__ = ["Duration", "Space", "Store", "Ttl", "checked_amount", "checked_key", "checked_tags", "checked_ttl"]
+__all__ = [
+    "Duration",
+    "Space",
+    "Store",
+    "Ttl",
+    "checked_amount",
+    "checked_key",
+    "checked_tags",
+    "checked_ttl",
+    "stores",
+]
 
 Duration = float | timedelta
 Ttl = Duration | Default | None
 T = TypeVar("T")
+S = TypeVar("S", bound="Store")
 
 
 def checked_key(key: object) -> str:
@@ -245,6 +258,15 @@ def _until_failure(method: Callable[..., Any], calls: Sequence[Sequence[Any]]) -
     return answers
 
 
+# All stores that are alive, weakly, by id: a plain dict, whose values are listed in one step while they come and go.
+_stores: dict[int, weakref.ref[Store]] = {}
+
+
+def stores() -> list[Store]:
+    """Return every store that is alive, in the order in which they were made."""
+    return [store for reference in list(_stores.values()) if (store := reference()) is not None]
+
+
 class Store(ABC):
     """Where entries live; one object serves sync and async callers, any number of functions and plain keys.
 
@@ -254,6 +276,13 @@ class Store(ABC):
 
     shared: bool = True
     """Whether other processes may read it: then a name must tell functions apart, and identity means nothing."""
+
+    # Not in `__init__`, which a subclass of somebody else's may not call.
+    def __new__(cls: type[S], *args: Any, **kwargs: Any) -> S:
+        """Return a new store, which `stores` lists as long as it lives."""
+        store = super().__new__(cls)
+        _stores[id(store)] = weakref.ref(store, partial(_stores.pop, id(store)))
+        return store
 
     @abstractmethod
     def attach(self, keys: CallKeys, hits: Counter, misses: Counter, owner: object) -> Space:

@@ -209,7 +209,7 @@ class FaultyStore(Store):
     >>> square(3), square(3), square(3)
     (9, 9, 9)
     >>> square.stats().errors, square.stats().hits
-    ({'read': 2, 'take': 2}, 0)
+    ({'read': 1, 'take': 1}, 1)
     """
 
     OPERATIONS = tuple(sorted(_OF_STORES + _OF_FUNCTIONS))
