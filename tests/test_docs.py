@@ -8,6 +8,7 @@ import doctest
 import inspect
 import io
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -102,6 +103,19 @@ def test_the_index_leads_to_every_page():
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "index.md" or f"]({page.name}" in index
+
+
+def test_the_test_file_of_the_tutorial_passes(tmp_path):
+    """As a reader runs it: in a folder of its own, with memo's plugin."""
+    for block in blocks(ROOT / "docs" / "tutorial.md"):
+        file = re.match(r"# (\w+\.py)\n", block.source)
+        if file:
+            (tmp_path / file[1]).write_text(block.source, encoding="utf-8")
+    # Under its module's name, so that this does not depend on the entry points of an installation.
+    command = [sys.executable, "-m", "pytest", "-p", "no:memo", "-p", "memo.testing.plugin", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0
 
 
 # The README.
