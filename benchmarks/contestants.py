@@ -207,6 +207,6 @@ ASYNC = (
     Contestant("cachebox TTLCache", "cachebox", "cachebox", _cachebox, note="evicts the first in, not the least used"),
     Contestant("moka-py", "moka-py", "moka_py", _moka, note="one load per key is not the default"),
     Contestant("theine", "theine", "theine", _theine, _close_theine),
-    Contestant("cashews mem://", "cashews", "cashews", _cashews, note="one load per key is not the default"),
+    Contestant("cashews mem://", "cashews", "cashews", _cashews, note="cancelling the first caller cancels all"),
     Contestant("aiocache memory", "aiocache", "aiocache", _aiocache, note=_KEEPS_ALL),
 )
