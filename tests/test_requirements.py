@@ -314,6 +314,67 @@ SEEN = {
     "command: without its extra": ["test_cli.py::test_without_the_extra_the_command_says_what_to_install"],
 }
 
+MANY = {
+    "one bulk read, one call with the missing ids, in order": [
+        "many/test_results.py::test_only_missing_ids_are_loaded_in_one_call_in_order_as_a_list",
+        "many/test_bulk.py::test_one_call_asks_each_thing_once",
+        "many/test_bulk.py::test_one_call_asks_each_thing_once_async",
+    ],
+    "duplicates and order": ["many/test_results.py::test_the_result_is_in_the_order_of_the_ids_and_has_each_once"],
+    "ids that are left out": [
+        "many/test_results.py::test_ids_that_the_function_leaves_out_are_absent_and_asked_for_again",
+        "many/test_results.py::test_an_old_entry_of_an_id_that_is_left_out_goes",
+    ],
+    "partial failure": [
+        "many/test_results.py::test_an_error_reaches_the_caller_and_nothing_is_stored_but_what_was",
+        "many/test_bulk.py::test_a_value_that_cannot_be_stored_does_not_hinder_the_others",
+        "many/test_bulk.py::test_keys_that_were_read_before_a_failure_are_served",
+    ],
+    "no stale fill, for each id": [
+        "many/test_flights.py::test_an_id_that_is_invalidated_during_the_load_is_not_stored",
+        "many/test_flights.py::test_an_id_that_is_invalidated_during_the_load_is_not_stored_async",
+        "many/test_machine.py::TestTogether",
+    ],
+    "one load per id at a time": [
+        "many/test_flights.py::test_ids_that_another_call_is_loading_are_waited_for",
+        "many/test_flights.py::test_overlapping_tasks_load_each_id_once",
+    ],
+    "overlapping calls do not wait for ever": [
+        "many/test_flights.py::test_two_calls_with_overlapping_ids_never_wait_for_each_other_for_ever",
+        "many/test_flights.py::test_a_call_inside_a_load_is_inside_of_all_its_ids",
+    ],
+    "cancellation": [
+        "many/test_flights.py::test_a_caller_that_is_cancelled_harms_nobody",
+        "many/test_flights.py::test_when_nobody_waits_any_more_the_load_is_cancelled_and_its_ids_are_free",
+    ],
+    "against a model": ["many/test_machine.py::TestAlone", "many/test_machine.py::TestAloneAwaited"],
+}
+
+INVALIDATES = {
+    "by names, by call, by tags": [
+        "test_invalidates.py::test_the_arguments_of_the_same_names_are_the_targets",
+        "test_invalidates.py::test_call_gives_positional_arguments_keyword_arguments_or_nothing",
+        "test_invalidates.py::test_tags_are_templates_over_the_writers_parameters",
+    ],
+    "only after success": [
+        "test_invalidates.py::test_a_writer_that_raises_invalidates_nothing",
+        "test_invalidates.py::test_an_async_writer_that_raises_or_is_cancelled_invalidates_nothing",
+        "test_invalidates.py::test_the_old_result_is_there_while_the_write_goes_on_and_gone_when_it_returns",
+    ],
+    "no stale fill": [
+        "test_invalidates.py::test_a_load_that_began_during_the_write_is_not_stored_after_it",
+        "test_invalidates.py::test_a_load_that_began_during_the_write_is_not_stored_after_it_async",
+    ],
+    "a failure is loud and says what happened": [
+        "test_invalidates.py::test_an_invalidation_that_fails_says_that_the_write_succeeded",
+        "test_invalidates.py::test_an_invalidation_that_fails_says_that_the_write_succeeded_async",
+    ],
+    "methods, classmethods, staticmethods": [
+        "test_invalidates.py::test_methods_invalidate_those_of_their_instance_and_class",
+        "test_invalidates.py::test_classmethods_and_staticmethods_are_writers_too",
+    ],
+}
+
 ROWS = {
     **{f"seen: {name}": tests for name, tests in SEEN.items()},
     **{f"freshness: {name}": tests for name, tests in FRESHNESS.items()},
@@ -321,6 +382,8 @@ ROWS = {
     **{f"memory store: {name}": tests for name, tests in STORE.items()},
     **{f"M{number}": tests for number, tests in MEASURED.items()},
     **{f"fault: {name}": tests for name, tests in FAULTS.items()},
+    **{f"many: {name}": tests for name, tests in MANY.items()},
+    **{f"invalidates: {name}": tests for name, tests in INVALIDATES.items()},
 }
 
 
