@@ -375,6 +375,51 @@ INVALIDATES = {
     ],
 }
 
+CONFIGURATION = {
+    "stores by name, URL and object": [
+        "config/test_configure.py::test_the_default_is_what_functions_use_that_name_none",
+        "config/test_configure.py::test_stores_are_used_by_their_names",
+    ],
+    "all or nothing": ["config/test_configure.py::test_a_bad_entry_is_named_and_changes_nothing"],
+    "late resolution": [
+        "config/test_configure.py::test_functions_may_be_decorated_before_anything_is_configured",
+        "config/test_configure.py::test_nothing_is_made_before_the_first_call_that_needs_it",
+        "test_config.py::test_a_name_may_be_configured_later_so_only_its_first_call_asks_for_it",
+    ],
+    "the environment": [
+        "config/test_configure.py::test_the_environment_says_what_configure_does_not",
+        "config/test_configure.py::test_a_bad_variable_is_an_error_of_the_first_call_that_names_it",
+    ],
+    "schemes of other distributions": [
+        "config/test_urls.py::test_a_scheme_that_a_distribution_registers_makes_its_stores",
+        "config/test_urls.py::test_what_cannot_be_imported_is_a_clear_error_of_the_first_call",
+    ],
+    "no password in an error": ["config/test_urls.py::test_no_password_is_shown_wherever_a_url_is_refused"],
+    "reconfiguration": [
+        "config/test_configure.py::test_functions_that_go_by_a_name_find_their_store_again",
+        "config/test_configure.py::test_a_store_that_is_still_named_keeps_its_entries",
+        "config/test_configure.py::test_threads_that_configure_and_threads_that_call_never_disagree",
+    ],
+    "disabled": [
+        "config/test_switching.py::test_while_disabled_calls_go_straight_to_the_function",
+        "config/test_switching.py::test_helpers_act_on_the_store_while_disabled",
+    ],
+    "override": ["config/test_switching.py::test_while_overridden_every_function_uses_that_store"],
+    "nested and overlapping switches": [
+        "config/test_switching.py::test_the_last_one_entered_wins",
+        "config/test_switching.py::test_they_may_be_left_in_any_order",
+        "config/test_switching.py::test_switches_that_overlap_in_threads_leave_everything_as_it_was",
+    ],
+    "switches leave no slower code behind": [
+        "config/test_switching.py::test_the_very_same_code_is_there_again_afterwards"
+    ],
+    "each store counts its own time": ["config/test_places.py::test_a_store_counts_calls_only_while_they_are_its_own"],
+    "close and aclose": ["config/test_closing.py"],
+    "the sweeper is not starved": [
+        "stores/test_cleanup.py::test_stores_that_come_all_the_time_do_not_keep_the_others_waiting"
+    ],
+}
+
 ROWS = {
     **{f"seen: {name}": tests for name, tests in SEEN.items()},
     **{f"freshness: {name}": tests for name, tests in FRESHNESS.items()},
@@ -384,6 +429,7 @@ ROWS = {
     **{f"fault: {name}": tests for name, tests in FAULTS.items()},
     **{f"many: {name}": tests for name, tests in MANY.items()},
     **{f"invalidates: {name}": tests for name, tests in INVALIDATES.items()},
+    **{f"configuration: {name}": tests for name, tests in CONFIGURATION.items()},
 }
 
 

@@ -8,7 +8,18 @@ from typing import TypeVar
 
 from typing_extensions import assert_type
 
-from memo import MISSING, MemoryStore, cache_aside, cache_aside_many
+from memo import (
+    MISSING,
+    MemoryStore,
+    NullStore,
+    aclose,
+    cache_aside,
+    cache_aside_many,
+    close,
+    configure,
+    disabled,
+    override,
+)
 
 T = TypeVar("T")
 
@@ -193,3 +204,44 @@ assert_type(shop.method([1]), dict[int, str])
 assert_type(shop.method.invalidate(1), bool)
 shop.method.invalidate("1")  # error
 cache_aside_many(60)  # error
+
+
+configure()
+configure("memory://", {"a": MemoryStore(), "b": "memory://"}, "app:", timedelta(minutes=1))
+assert_type(configure(default=NullStore(), stores={"a": "null://"}, prefix="app:", ttl=1.5), None)
+configure(default=["memory://"])  # error
+configure(ttl="60")  # error
+configure(stores=["memory://"])  # error
+
+with disabled(), override("a"), override(MemoryStore()):
+    assert_type(bare(1), float)
+override(1)  # error
+
+
+@disabled
+def off(x: int) -> str:
+    return str(x)
+
+
+@disabled()
+async def aoff(x: int) -> str:
+    return str(x)
+
+
+@override(MemoryStore())
+def other(x: int) -> str:
+    return str(x)
+
+
+assert_type(off(1), str)
+assert_type(other(x=1), str)
+off("1")  # error
+other("1")  # error
+
+
+async def use_switched() -> None:
+    assert_type(await aoff(1), str)
+    assert_type(await aclose(), None)
+
+
+assert_type(close(), None)
