@@ -118,6 +118,24 @@ def test_the_test_file_of_the_tutorial_passes(tmp_path):
     assert done.returncode == 0
 
 
+# The tables of equivalents.
+
+LIBRARIES = ["functools.lru_cache", "cachetools", "dogpile.cache", "cashews"]
+QUESTIONS = ["decorator", "ttl", "key", "invalidate one", "invalidate all", "method", "async", "stampede", "None"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_newcomer_from_another_library_finds_each_answer(library):
+    text = (ROOT / "docs" / "migrate.md").read_text(encoding="utf-8")
+    section = text.partition(f"\n## From {library}\n")[2].partition("\n## ")[0]
+    rows = {row[1]: row[2:-1] for line in section.splitlines() if len(row := re.split(r" ?\| ?", line)) > 3}
+    for question in [*QUESTIONS, "statistics"]:
+        assert all(rows[question]), question
+        assert len(rows[question]) == 2, question
+    assert "**What else changes.**" in section
+    assert "```python" in section
+
+
 # The README.
 
 

@@ -420,6 +420,25 @@ CONFIGURATION = {
     ],
 }
 
+DOCS = {
+    "every block runs": ["test_docs.py::test_the_code_runs_and_prints_what_is_shown_below_it"],
+    "the first screen of the README": [
+        "test_docs.py::test_the_first_screen_of_the_readme_is_a_sentence_four_bullets_an_example_and_what_memo_is_not_for",
+        "test_docs.py::test_the_readme_gives_a_newcomer_two_commands_of_one_line",
+    ],
+    "the test file of the tutorial": ["test_docs.py::test_the_test_file_of_the_tutorial_passes"],
+    "tables of equivalents": ["test_docs.py::test_a_newcomer_from_another_library_finds_each_answer"],
+    "a reference made from the docstrings": [
+        "test_site.py::test_every_public_name_is_in_the_reference_that_is_made_from_the_docstrings",
+        "test_site.py::test_each_of_them_is_shown_with_its_docstring",
+    ],
+    "a site built by one command": [
+        "test_site.py::test_one_command_builds_a_page_of_every_document",
+        "test_site.py::test_the_continuous_integration_builds_the_site_with_that_command",
+        "test_site.py::test_pages_load_nothing_from_other_hosts",
+    ],
+}
+
 ROWS = {
     **{f"seen: {name}": tests for name, tests in SEEN.items()},
     **{f"freshness: {name}": tests for name, tests in FRESHNESS.items()},
@@ -429,6 +448,7 @@ ROWS = {
     **{f"fault: {name}": tests for name, tests in FAULTS.items()},
     **{f"many: {name}": tests for name, tests in MANY.items()},
     **{f"invalidates: {name}": tests for name, tests in INVALIDATES.items()},
+    **{f"docs: {name}": tests for name, tests in DOCS.items()},
     **{f"configuration: {name}": tests for name, tests in CONFIGURATION.items()},
 }
 
