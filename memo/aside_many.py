@@ -169,19 +169,22 @@ def weave(running: Mapping[Any, Steps]) -> Generator[Bulk | Several, list[Any], 
                     flight.settle(stop.value)
                     failed = failed or stop.value.error is not None
             kinds = {type(command) for command in open_.values()}
-            kind = next((each for each in _ORDER if each in kinds), None)
-            if kind is None or (kind is Wait and failed):
+            if not kinds or (failed and kinds == {Wait}):
                 break
+            kind = [each for each in _ORDER if each in kinds][0]  # noqa: RUF015 - no generator is left for the collector
             group = {flight: command for flight, command in open_.items() if type(command) is kind}
             news = dict(zip(group, (yield _together(kind, group)), strict=True))
     finally:
         for steps in running.values():
             steps.close()
-    return _failure(flight.outcome for flight in running if flight.outcome is not None)
+    return _failure([flight.outcome for flight in running])
 
 
-def _failure(outcomes: Iterable[Outcome]) -> Outcome | None:
-    return next((outcome for outcome in outcomes if outcome.error is not None), None)
+def _failure(outcomes: Iterable[Outcome | None]) -> Outcome | None:
+    for outcome in outcomes:
+        if outcome is not None and outcome.error is not None:
+            return outcome
+    return None
 
 
 _ORDER: Final = (Read, Take, Fill, Release, Call, Load, Wait)

@@ -50,11 +50,10 @@ def run_many(plan: Plan, batch: Batch, renew: bool) -> dict[Any, Any]:
         BaseException: what the function raised.
         RecursiveLoadError: the call waits for itself.
     """
-    steps: Any = None
+    steps: Any = (aside_many.refresh if renew else aside_many.lookup)(plan, batch, inline=True)
     answer: Any = None
     failure: Any = None
     try:
-        steps = (aside_many.refresh if renew else aside_many.lookup)(plan, batch, inline=True)
         while True:
             command = steps.send(answer)
             if type(command) is Bulk:
@@ -69,8 +68,7 @@ def run_many(plan: Plan, batch: Batch, renew: bool) -> dict[Any, Any]:
             batch.settle(_DIED)
         finally:
             batch.settle(_DIED)
-            if steps is not None:
-                steps.close()
+            steps.close()
     if failure is None:
         return batch.result()
     try:
