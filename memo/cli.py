@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -96,7 +97,8 @@ def _demo(limit: int | None, as_json: bool) -> None:
     files = demo.sources(folder)[:limit]
     if not files:
         raise click.ClickException(f"this Python's standard library ({folder}) has no source files to read")
-    result = demo.run(folder, files, _watched)
+    with closing(_watched(files)) as watched:
+        result = demo.run(folder, files, watched)
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
@@ -149,14 +151,21 @@ def console(file: TextIO) -> Console:
     return made
 
 
-def _watched(files: list[Path]) -> Iterable[Path]:
-    """Pass files on, behind a progress bar that is gone afterwards; without one where nobody looks."""
+def _watched(files: list[Path]) -> Generator[Path, None, None]:
+    """Yield the files behind a progress bar that is gone afterwards; without one where nobody looks."""
     if not sys.stderr.isatty():
         yield from files
         return
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TextColumn("files"))
-    with Progress(*columns, console=console(sys.stderr), transient=True) as progress:
-        yield from progress.track(files)
+    progress = Progress(*columns, console=console(sys.stderr), transient=True)
+    try:
+        progress.start()  # in here, since an interruption in the middle of it must give the cursor back, too
+        task = progress.add_task("", total=len(files))
+        for path in files:
+            yield path
+            progress.advance(task)
+    finally:
+        progress.stop()
 
 
 def present(result: dict[str, Any], screen: Console) -> None:

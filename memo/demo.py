@@ -91,22 +91,20 @@ def sources(folder: Path) -> list[Path]:
 # The demo.
 
 
-def run(
-    folder: Path, files: list[Path], watched: Callable[[list[Path]], Iterable[Path]] = lambda files: files
-) -> dict[str, Any]:
+def run(folder: Path, files: list[Path], watched: Iterable[Path]) -> dict[str, Any]:
     """Run all parts of the demo; return what they found, ready for JSON.
 
     Args:
         folder: where the files are; they are named from there.
         files: what is read, at least one.
-        watched: passes the files of the long part on, and so sees how far that is.
+        watched: the same files, for the long part: whoever yields them sees how far that is.
     """
     store = MemoryStore(max_size=None)
     cached = cache_aside(ttl=600, store=store, namespace="memo.demo.measure")(measure)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Python says of its own sources is not our subject
         passes, found = [], []
-        for name, each_file in (("cold", watched(files)), ("warm", files)):
+        for name, each_file in (("cold", watched), ("warm", files)):
             before, started = cached.stats(), time.perf_counter()
             found = [cached(str(path)) for path in each_file]
             seconds = time.perf_counter() - started
