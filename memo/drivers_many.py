@@ -63,12 +63,8 @@ def run_many(plan: Plan, batch: Batch, renew: bool) -> dict[Any, Any]:
     except StopIteration as stop:
         failure = stop.value
     finally:
-        # Twice, because a KeyboardInterrupt may come out of the first.
-        try:
-            batch.settle(_DIED)
-        finally:
-            batch.settle(_DIED)
-            steps.close()
+        batch.settle(_DIED)  # what `weave` has not settled: a KeyboardInterrupt came in between
+        steps.close()
     if failure is None:
         return batch.result()
     try:

@@ -61,7 +61,8 @@ class FunctionStats:
         waits: calls that waited for another caller's load.
         refused_fills: results that were not stored because the key was touched while they were loaded.
         uncached_by: results that were not stored because of the options or because they could not be, by reason: "none"
-            (None without `cache_none`), "cache_if", "ttl" (0 or less), "error" (a callable option raised).
+            (None without `cache_none`), "cache_if", "ttl" (0 or less), "error" (a callable option raised), "left_out"
+            (an id that a function of many ids has not found).
         stale_hits: calls answered with a value whose time was over: a hit where a refresh follows, a miss where the
             function was called and raised.
         refreshes: background refreshes that began.

@@ -21,7 +21,9 @@ from memo import (
     StoreError,
     cache_aside,
     cache_aside_many,
+    disabled,
     invalidates,
+    override,
 )
 
 PATIENCE = 20.0
@@ -844,3 +846,38 @@ async def _agen():
 def test_an_async_generator_is_refused():
     with pytest.raises(OptionError, match="generator function cannot be a writer"):
         invalidates(looked_up, call=lambda: ())(_agen)
+
+
+def test_a_writer_invalidates_while_calls_pass_the_cache_by(get_name):
+    @invalidates(get_name)
+    def rename(user_id):
+        pass
+
+    get_name(7)
+    with disabled():
+        rename(7)
+    assert get_name.peek(7) is MISSING
+
+
+def test_a_writer_during_which_stores_were_exchanged_invalidates_in_the_new_one():
+    """1. the write begins   2. another store takes the place   3. a call loads the old value there   4. it ends."""
+    source = {7: "old"}
+    other = MemoryStore(cleanup_interval=None)
+
+    @cache_aside
+    def get(key):
+        return source[key]
+
+    @invalidates(get)
+    def put(key, value):
+        change.__enter__()
+        get(key)
+        source[key] = value
+
+    change = override(other)
+    get(7)
+    try:
+        put(7, "new")
+        assert get(7) == "new"
+    finally:
+        change.__exit__(None, None, None)

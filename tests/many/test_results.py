@@ -10,7 +10,16 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from memo import MISSING, MemoryStore, NullStore, OptionError, UnkeyableError, cache_aside_many
+from memo import (
+    MISSING,
+    MemoryStore,
+    NullStore,
+    OptionError,
+    UnkeyableError,
+    cache_aside_many,
+    disabled,
+    override,
+)
 
 
 def test_the_result_is_in_the_order_of_the_ids_and_has_each_once(many, source):
@@ -505,3 +514,28 @@ def test_the_first_parameter_after_self_holds_the_ids():
     assert keyword(numbers=[1]) == {1: 3}
     assert keyword.ttl_left(numbers=1) == math.inf
     assert seen == {}
+
+
+# -- beside other parts ------------------------------------------------------------------------------------------------
+
+
+def test_switched_off_it_is_the_function_itself_and_overridden_it_is_elsewhere(many, source, store):
+    load = many(source.load)
+    load([1])
+    with disabled():
+        assert load([1, 1]) == {1: "one"}
+    other = MemoryStore(cleanup_interval=None)
+    with override(other):
+        assert load([1, 2]) == {1: "one", 2: "two"}
+        assert len(other) == 2
+    assert load([1]) == {1: "one"}
+    assert source.asked == [[1], [1, 1], [1, 2]]
+
+
+def test_methods_that_were_switched_off_find_their_entries_again():
+    shop = Shop("off")
+    shop.load([1])
+    with disabled():
+        assert shop.load([1, 2]) == {1: ("off", 1), 2: ("off", 2)}
+    assert shop.load([1, 2]) == {1: ("off", 1), 2: ("off", 2)}
+    assert shop.asked == [[1], [1, 2], [2]]

@@ -18,6 +18,7 @@ from memo import (
     close,
     configure,
     disabled,
+    invalidates,
     override,
 )
 
@@ -245,3 +246,33 @@ async def use_switched() -> None:
 
 
 assert_type(close(), None)
+
+
+# Writers.
+
+
+@invalidates(bare, call=lambda x: (x,))
+def writer(x: int) -> str:
+    return str(x)
+
+
+@invalidates(tags=("t:{x}",))
+async def awriter(x: int) -> str:
+    return str(x)
+
+
+class Writers:
+    @invalidates(many, call=lambda self, x: ([x],))
+    def method(self, x: int) -> str:
+        return str(x)
+
+
+async def use_writers() -> None:
+    assert_type(await awriter(1), str)
+
+
+assert_type(writer(1), str)
+assert_type(Writers().method(1), str)
+writer("1")  # error
+Writers().method("1")  # error
+invalidates(bare, call=7)  # error
