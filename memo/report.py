@@ -36,6 +36,7 @@ _UNCACHED: Final = {
     "none": "results were None and not kept: cache_none=True keeps them",
     "cache_if": "results were not kept because of cache_if: see whether it refuses more than is meant",
     "ttl": "results were not kept because ttl= gave 0 or less: see whether it does so more often than is meant",
+    "left_out": "ids were not in what the function returned, and are asked for each time: cache_none=True keeps a None",
 }
 
 # By kind, as in `FunctionStats.errors`.

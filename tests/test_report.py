@@ -242,6 +242,7 @@ def test_where_all_is_well_there_is_no_advice():
         ({"uncached_by": {"none": 40}}, "app.f: 40 of 100 results were None and not kept: cache_none=True keeps them"),
         ({"uncached_by": {"cache_if": 40}}, "app.f: 40 of 100 results were not kept because of cache_if"),
         ({"uncached_by": {"ttl": 40}}, "app.f: 40 of 100 results were not kept because ttl= gave 0 or less"),
+        ({"uncached_by": {"left_out": 40}}, "app.f: 40 of 100 ids were not in what the function returned"),
         ({"refused_fills": 12}, "app.f: 12 of 100 fills were refused: it is invalidated while it loads"),
         ({"errors": {"policy": 1}}, "app.f: 1 policy error: a function given as option raised"),
         ({"errors": {"read": 2}}, "app.f: 2 read errors: a lookup in the store failed"),
@@ -334,6 +335,14 @@ def test_the_kinds_of_errors_that_are_counted_all_have_advice():
     assert {"policy", "load", "refresh"} <= kinds
     for kind in kinds:
         assert "says more" not in advice(errors={kind: 1})[0], kind
+
+
+def test_the_reasons_why_results_are_not_kept_all_have_advice():
+    source = "".join(path.read_text() for path in Path(memo.__file__).parent.rglob("*.py"))
+    reasons = set(re.findall(r'NotKept\("(\w+)"\)', source))
+    assert {"none", "cache_if", "ttl", "error"} <= reasons
+    for reason in reasons - {"error"}:  # counted as an error of the kind "policy" too
+        assert advice(loads=1, uncached_by={reason: 1}), reason
 
 
 # What programs read.
