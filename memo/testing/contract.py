@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
@@ -509,11 +510,16 @@ class StoreContract:
             results.extend([store.increment("a") for _ in range(50)])
 
         threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert sorted(results) == list(range(1, 201))
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)  # so that two steps are never one by luck
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(60)
+        finally:
+            sys.setswitchinterval(interval)
+        assert sorted(results) == list(range(1, 201)), "two threads were given the same sum"
         assert store.get("a") == 200
         store.close()
 
@@ -618,6 +624,13 @@ class StoreContract:
         assert side.keys() == ["plain"]
         assert one(1) == "1 of load 3"
 
+    def test_a_new_ttl_leaves_the_tags(self, side: Blocking) -> None:
+        load = Loader(side, "contract.tag", tags=("a",))
+        load(1)
+        assert side.expire(load.key(1), 10) is True
+        side.invalidate_tags("a")
+        assert load.peek(1) is MISSING
+
     @pytest.mark.parametrize("tag", [None, "", 1, b"a", ["a"]])
     def test_a_tag_that_is_no_text_is_refused(self, side: Blocking, tag: Any) -> None:
         load = Loader(side, "contract.tag", tags=("a",))
@@ -661,6 +674,50 @@ class StoreContract:
         assert load.peek(7) is MISSING
         assert side.keys() == []
         assert load(7) == load(7) == 3
+
+    def test_invalidate_all_leaves_others_alone(self, side: Blocking) -> None:
+        one, two = Loader(side, "contract.one"), Loader(side, "contract.two")
+        for load in one, two:
+            load(1)
+            load(2)
+        side.set("plain", 1)
+        one.invalidate_all()
+        assert sorted(side.keys()) == sorted([two.key(1), two.key(2), "plain"])
+        assert one(1) == "1 of load 3"
+
+    def test_what_is_kept_for_an_error_is_read_by_nobody_else(self, side: Blocking, clock: ManualClock) -> None:
+        """With stale windows an entry stays when its ttl is over, and reads as absent all the same."""
+        down: list[bool] = []
+
+        def result(x: Any, number: int) -> str:
+            if down:
+                raise OSError("down")
+            return f"{x} of load {number}"
+
+        load = Loader(side, "contract.kept", result=result, ttl=10, stale_if_error=10, tags=("a",))
+        load(7)
+        load(8)
+        down.append(True)
+        self.advance(clock, 10)
+        assert load.peek(7) is MISSING
+        assert side.get(load.key(7)) is None
+        assert side.exists(load.key(7)) is False
+        assert side.ttl(load.key(7)) is None
+        assert side.keys() == []
+        assert load(7) == "7 of load 1"
+        assert load.fn.stats().hits == 0, "it was served without a load"
+        assert load.invalidate(7) is False
+        with pytest.raises(OSError, match="down"):
+            load(7)
+        side.invalidate_tags("a")
+        with pytest.raises(OSError, match="down"):
+            load(8)
+        down.clear()
+        load(7)
+        down.append(True)
+        self.advance(clock, 20)
+        with pytest.raises(OSError, match="down"):
+            load(7)
 
     def test_what_touches_other_keys_lets_a_load_be_stored(self, side: Blocking) -> None:
         load = Loader(side, "contract.others", tags=("a",))
