@@ -439,6 +439,90 @@ DOCS = {
     ],
 }
 
+# The test kit, and stores of one's own.
+KIT = {
+    "four methods are a whole store: the contract and the machine": [
+        "stores/test_custom_store.py::TestDictMachine",
+        "stores/test_custom_store.py::TestAwaitedDictMachine",
+        "stores/test_custom_store.py::TestPickledMachine",
+    ],
+    "a custom store: what its methods raise": [
+        "stores/test_custom_store.py::test_what_the_four_methods_raise_is_reported_with_its_cause",
+        "stores/test_custom_store.py::test_reads_and_fills_that_fail_are_counted_and_the_call_goes_on",
+        "stores/test_custom_store.py::test_an_invalidation_that_fails_is_reported_and_has_voided_the_lease",
+    ],
+    "a custom store: leases, tags and owners": [
+        "stores/test_custom_store.py::test_two_functions_of_one_name_never_share",
+        "stores/test_custom_store.py::test_a_lease_that_two_loads_share_bears_the_tags_of_both",
+    ],
+    "a custom store: instances and functions that die": [
+        "stores/test_custom_store.py::test_instances_have_entries_of_their_own_and_leave_with_later_writes",
+        "stores/test_custom_store.py::test_a_shared_store_refuses_instances_that_count_by_identity",
+        "stores/test_custom_store.py::test_a_function_that_is_gone_leaves_its_counts_and_not_its_entries",
+    ],
+    "a custom store: windows": ["stores/test_custom_store.py::test_a_stale_result_is_served_and_refreshed"],
+    "a custom store: threads and forks": [
+        "stores/test_custom_store.py::test_counts_are_exact_under_threads",
+        "stores/test_custom_store.py::test_the_child_of_a_fork_finds_the_lock_free",
+    ],
+    "a complete custom store that lives only in the docs": [
+        "testing/test_custom_store_page.py::test_the_store_passes_the_contract_and_the_machine",
+        "testing/test_custom_store_page.py::test_the_page_has_a_store_and_its_test_file_and_they_are_short",
+    ],
+    "a store by hand, and one planted defect at a time": [
+        "testing/test_planted_defects.py::test_a_defect_is_seen_by_the_test_that_names_it_and_by_the_machine",
+        "testing/test_planted_defects.py::test_without_a_defect_all_pass",
+    ],
+    "failures that help": [
+        "testing/test_planted_defects.py::test_a_failure_of_the_contract_is_a_sentence_and_shows_both_sides",
+        "testing/test_planted_defects.py::test_a_failure_of_the_machine_ends_with_the_steps_that_led_to_it",
+    ],
+    "a store that fails, delays and corrupts": [
+        "testing/test_faulty_store.py::test_each_operation_of_a_store_fails_by_its_name_on_both_sides",
+        "testing/test_faulty_store.py::test_an_event_is_waited_for",
+        "testing/test_faulty_store.py::test_a_value_that_cannot_be_decoded_is_not_there_and_removed",
+        "testing/test_faulty_store.py::test_what_it_cannot_be_told_is_an_error_that_says_what_is_allowed",
+    ],
+    "a slow data source that counts": ["testing/test_data_store.py"],
+    "plugin: every test starts with empty stores": [
+        "testing/test_plugin.py::test_every_test_starts_with_empty_stores",
+        "testing/test_plugin.py::test_stores_that_others_share_are_emptied_if_the_settings_say_so",
+    ],
+    "plugin: disable, freeze, inspect": [
+        "testing/test_plugin.py::test_the_fixture_that_switches_caching_off",
+        "testing/test_plugin.py::test_the_fixture_that_moves_time",
+        "testing/test_plugin.py::test_the_fixture_that_counts",
+    ],
+    "plugin: out of the way": [
+        "testing/test_plugin.py::test_it_can_be_left_out",
+        "testing/test_plugin.py::test_it_runs_under_xdist",
+        "testing/test_plugin.py::test_it_adds_nothing_to_tests_that_do_not_use_it",
+    ],
+}
+
+# Rows of the fault list about a store that fails, as a store in memory can show them.
+FAULTS |= {
+    f"a store: {name}": [f"testing/test_faults.py::{test}" for test in tests]
+    for name, tests in {
+        "down at the start": [
+            "test_a_store_that_is_down_at_the_start_is_used_as_soon_as_it_is_back",
+            "test_a_store_that_is_down_at_the_start_is_used_as_soon_as_it_is_back_async",
+        ],
+        "dies mid-run, restarts empty": ["test_a_store_that_restarts_empty_between_lease_and_fill_refuses_the_fill"],
+        "outage floods the origin": [
+            "test_a_store_outage_does_not_flood_the_origin",
+            "test_a_store_outage_does_not_flood_the_origin_async",
+        ],
+        "full": ["test_a_store_that_is_full_is_read_and_invalidated_and_takes_nothing_new"],
+        "corrupt payload": ["test_a_payload_that_cannot_be_decoded_is_a_miss_whatever_the_decoder_raises"],
+        "lost reply": [
+            "test_a_lost_reply_to_a_fill_leaves_the_right_value_or_none",
+            "test_a_lost_reply_to_an_invalidation_is_raised_though_it_was_done",
+        ],
+        "comes and goes": ["test_a_store_that_comes_and_goes_lets_no_error_escape_and_nothing_old_be_read"],
+    }.items()
+}
+
 ROWS = {
     **{f"seen: {name}": tests for name, tests in SEEN.items()},
     **{f"freshness: {name}": tests for name, tests in FRESHNESS.items()},
@@ -449,6 +533,7 @@ ROWS = {
     **{f"many: {name}": tests for name, tests in MANY.items()},
     **{f"invalidates: {name}": tests for name, tests in INVALIDATES.items()},
     **{f"docs: {name}": tests for name, tests in DOCS.items()},
+    **{f"kit: {name}": tests for name, tests in KIT.items()},
     **{f"configuration: {name}": tests for name, tests in CONFIGURATION.items()},
 }
 
