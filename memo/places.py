@@ -72,7 +72,7 @@ def enter(layer: Mode) -> None:
         try:
             _change()
         except BaseException:  # a Ctrl-C: whoever did not enter is not going to leave
-            _drop(layer)
+            _layers.remove(layer)
             _change()
             raise
 
@@ -80,7 +80,7 @@ def enter(layer: Mode) -> None:
 def leave(layer: Mode) -> None:
     """Take back one `enter`; what remains holds again, whatever was entered meanwhile."""
     with _lock:
-        _drop(layer)
+        _layers.remove(layer)
         try:
             _change()
         except BaseException:  # a Ctrl-C: nobody would come back to finish it
@@ -98,11 +98,6 @@ def resettle() -> None:
             if function.named:
                 function.own = None
         _mode = Mode(_mode.passing, _mode.resolve)  # who is about to attach one of the old stores looks again
-
-
-def _drop(layer: Mode) -> None:
-    index = max(index for index, each in enumerate(_layers) if each is layer)
-    del _layers[index]
 
 
 def _change() -> None:

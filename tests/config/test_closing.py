@@ -179,6 +179,20 @@ async def test_aclose_does_not_block_the_loop_while_refreshes_run(closed: list[S
     assert len(closed) == 1
 
 
+async def test_aclose_closes_stores_as_a_loop_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store may have to await, and its blocking way would stop the loop."""
+    loops: list[Any] = []
+
+    async def aclosing(store: Store) -> None:
+        loops.append(asyncio.get_running_loop())
+
+    monkeypatch.setattr(MemoryStore, "aclose", aclosing)
+    monkeypatch.setattr(MemoryStore, "close", lambda store: 1 / 0)
+    function().store
+    await aclose()
+    assert loops == [asyncio.get_running_loop()]
+
+
 def test_close_while_threads_call_loses_no_call() -> None:
     functions = [function(), function(store="memory://?max_size=5")]
     over, called, failures = threading.Event(), threading.Event(), []

@@ -100,6 +100,34 @@ def test_a_raw_key_of_before_is_not_taken_to_a_store_of_text() -> None:
     with override(store):
         fn(1)
         assert type(fn._self_memoized.miss(False, (1,), None, 1)) is object
+    assert fn.stats().errors == {}
+
+
+def test_code_that_somebody_holds_looks_where_the_function_is_and_counts_right() -> None:
+    fn = function()
+    kept = fn(1)
+    held = type(fn).__call__
+    assert held(1) is kept
+    with override(MemoryStore()):
+        other = held(1)
+        assert held(1) is other is not kept
+        assert (fn.stats().hits, fn.stats().misses) == (2, 2)
+    assert held(1) is kept
+    assert (fn.stats().hits, fn.stats().misses) == (3, 2)
+
+
+def test_a_function_with_a_store_object_keeps_its_very_code_when_names_come_to_mean_something_else() -> None:
+    fixed, named = function(store=MemoryStore()), function()
+    fixed(1), named(1)
+    code = type(fixed).__call__
+    configure(default=MemoryStore())
+    assert type(fixed).__call__ is code
+    with override(MemoryStore()):
+        fixed(1)
+        configure(default=MemoryStore())
+        fixed(1)
+    fixed(1)
+    assert type(fixed).__call__ is code
 
 
 def test_windows_and_refreshes_stay_with_the_store_they_began_in(clock: ManualClock) -> None:
@@ -330,6 +358,46 @@ def test_a_finalizers_call_that_attaches_the_function_first_is_not_counted_twice
     with override(NullStore()):
         fn(1)
     assert fn(1) is results[0]
+
+
+def test_a_function_that_another_thread_attached_meanwhile_keeps_that_place() -> None:
+    """A second place in its space would have code of its own, that nobody tells when the function leaves."""
+    fn, store = function(), MemoryStore()
+    memoized = fn._self_memoized
+    lock = places._lock
+    seen = []
+
+    class Lock:
+        def __enter__(self) -> None:
+            places._lock = lock
+            fn(1)
+            seen.append(memoized._place)
+
+        def __exit__(self, *exc: object) -> None: ...
+
+    with override(store):
+        places._lock = Lock()  # type: ignore[assignment]
+        try:
+            fn(1)
+        finally:
+            places._lock = lock
+        assert memoized._place is seen[0]
+
+
+def test_a_function_that_was_called_is_no_method_because_a_class_mentions_it_later() -> None:
+    from memo import disabled
+
+    @cache_aside
+    def fn(self: int) -> object:
+        return object()
+
+    kept = fn(1)
+    with disabled():
+
+        class Mentions:
+            mentioned = fn
+
+    assert fn(1) is fn.peek(1) is kept
 
 
 def test_a_change_that_comes_while_a_store_is_found_is_not_missed() -> None:

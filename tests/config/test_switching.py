@@ -207,6 +207,9 @@ def test_what_runs_is_the_function_itself_with_the_arguments_as_they_were_given(
         assert fn(odd, [1], a=odd) == ((odd, [1]), {"a": odd})
         fn(1)
         assert type(fn).__call__ is fn.__wrapped__
+        shop = shops()()
+        shop.total(1)
+        assert shop.total.func is type(shop).total.__wrapped__
     with pytest.raises(RuntimeError):
         fn(odd)
 
@@ -280,8 +283,9 @@ def test_a_helper_that_comes_first_while_disabled_switches_nothing_on() -> None:
         assert fn(1) != "given"
     assert fn(1) == "given"
     shop = shops()()
+    kept = shop.total(1)
     held = shop.total
-    kept = held(1)
+    assert held(1) is kept
     with disabled():
         assert held.peek(1) is kept
         assert held(1) is not kept
@@ -563,6 +567,28 @@ async def test_they_decorate_async_functions_for_as_long_as_they_run() -> None:
     assert fn(1) is kept
 
 
+async def test_calls_of_a_decorated_function_that_overlap_have_each_a_switch_of_its_own() -> None:
+    fn, mine, others = function(), MemoryStore(), MemoryStore()
+    first, second = asyncio.Event(), asyncio.Event()
+
+    @override(mine)
+    async def within(event: asyncio.Event) -> None:
+        await event.wait()
+
+    tasks = [asyncio.ensure_future(within(first))]
+    await asyncio.sleep(0)
+    with override(others):
+        tasks.append(asyncio.ensure_future(within(second)))
+        await asyncio.sleep(0)
+        assert fn.store is mine
+        first.set()
+        await tasks[0]
+        assert fn.store is mine  # the second call's, which came last
+        second.set()
+        await tasks[1]
+        assert fn.store is others
+
+
 def test_what_cannot_be_decorated_says_what_to_do() -> None:
     def generator() -> Iterator[int]:
         yield 1
@@ -627,13 +653,19 @@ def test_a_switch_that_changes_nothing_touches_no_function(monkeypatch: pytest.M
         monkeypatch.undo()
 
 
-def test_a_function_that_was_not_called_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_that_was_not_called_is_not_touched() -> None:
     fn = function()
     installed = []
-    fn._self_memoized.install = lambda *code: installed.append(code)
+    install = fn._self_memoized.install
+    fn._self_memoized.install = lambda *code: (installed.append(code), install(*code))
     with disabled(), override(MemoryStore()):
         pass
     assert installed == []
+    fn(1)
+    for _ in range(2):
+        with disabled(), override(MemoryStore()):
+            pass
+    assert len(installed) == 2  # its code, once, and that of the first call, once
 
 
 def test_an_error_or_a_ctrl_c_leaves_nothing_switched(monkeypatch: pytest.MonkeyPatch) -> None:
