@@ -18,7 +18,7 @@ from . import aside
 from .aside import BEHIND, CALL, GONE, TIMED_OUT, Fill, Load, Plan, Read, Take, Wait
 from .background import LONGEST, background
 from .entry import UNREAD
-from .flight import Failure, Flight, Outcome, TaskFlight, collecting, inside
+from .flight import STARTED, Failure, Flight, Outcome, TaskFlight, collecting, inside, phase
 from .stats import FULL
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def run(plan: Plan, mine: Flight, first: Reading | None, way: Way | None = None)
             if command is CALL:
                 # Written out here: one frame less for each level of a recursive function.
                 durations = plan.counters.durations
-                entered = not collecting or mine.thread not in collecting
+                entered = STARTED not in phase or not collecting()
                 try:
                     if entered:
                         inside.set(mine)
@@ -289,7 +289,7 @@ async def _load_async(plan: Plan, flight: TaskFlight, way: Way | None = None) ->
                 answer = Failure.of(error)
             finally:
                 # If its loop is gone, the collector closes it, in whatever context that comes in.
-                if threading.get_ident() not in collecting and inside.get() is flight:
+                if not collecting() and inside.get() is flight:
                     inside.set(flight.parent)
     except StopIteration as stop:
         outcome: Outcome = stop.value

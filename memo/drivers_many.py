@@ -76,7 +76,7 @@ def run_many(plan: Plan, batch: Batch, renew: bool) -> dict[Any, Any]:
 def _call(plan: Plan, batch: Batch, command: Several) -> list[Outcome]:
     flights = command.flights
     args, kwargs = batch.call([flight.args[0] for flight in flights])
-    entered = threading.get_ident() not in collecting
+    entered = not collecting()
     try:
         if entered:
             inside.set(chained(flights))
@@ -284,7 +284,7 @@ async def _acall(plan: Plan, batch: Batch, command: Several) -> list[Outcome]:
         return [Failure.of(error)] * len(flights)
     finally:
         # If its loop is gone, the collector closes it, in whatever context that comes in.
-        if threading.get_ident() not in collecting and inside.get() is innermost:
+        if not collecting() and inside.get() is innermost:
             inside.set(batch.origin)
         del batch, command, flights, innermost  # as in _call
 

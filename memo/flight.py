@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
 from threading import get_ident as _get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
@@ -25,22 +26,38 @@ from .forks import LOCKED, fork_safe_lock, in_child
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Failure", "Flight", "Found", "Outcome", "TaskFlight", "collecting", "inside"]
+__all__ = ["STARTED", "Failure", "Flight", "Found", "Outcome", "TaskFlight", "collecting", "inside", "phase"]
 
 inside: ContextVar[Flight | None] = ContextVar("memo_inside", default=None)
 """The innermost load that the current code runs within; with `Flight.parent` a chain of all of them."""
 
-collecting: dict[int, None] = {}
-"""Threads in which the garbage collector runs: a finalizer's call there must not set `inside`.
+STARTED: Final = "a"
+"""In `phase` while the garbage collector runs, in whatever thread."""
 
-Up to Python 3.11 a collection may begin in the middle of setting any context variable (python/cpython#148891):
+# The letters of the collector's last callback, "start" or "stop", the arguments of the last one of each, and the same
+# in each thread: written by methods in C, since a Ctrl-C that arrives in a callback in Python is lost.
+phase: set[str] = set()
+_phases: dict[str, object] = {}
+_here = threading.local()
 
-1. `ContextVar.set`, anyone's, begins to copy the context's table   2. the collector runs, and a finalizer calls a
-cached function   3. `inside.set` there replaces the table and frees it   4. the first one reads what is freed: a crash
 
-Later Pythons run the collector between two bytecodes only, and there this stays empty. Each thread adds and removes
-itself alone; if a Ctrl-C comes in between, the end of its next collection mends that.
-"""
+def collecting() -> bool:
+    """Return whether the garbage collector runs in this thread: a finalizer's call must not set `inside`.
+
+    Up to Python 3.11 a collection may begin in the middle of setting any context variable (python/cpython#148891):
+
+    1. `ContextVar.set`, anyone's, begins to copy the context's table   2. the collector runs, and a finalizer calls a
+    cached function   3. `inside.set` there replaces the table and frees it   4. the first one reads what is freed: a
+    crash
+
+    Later Pythons run the collector between two bytecodes only, and nothing is noted there.
+    """
+    return STARTED in phase and getattr(_here, "start", None) is _phases["start"]
+
+
+# The first one empties the set: no letter is a key of the second argument.
+_NOTES: tuple[Any, ...] = (phase.intersection_update, phase.update, _phases.__setitem__, partial(setattr, _here))
+gc.callbacks.extend(_NOTES if sys.version_info < (3, 12) else ())
 
 # Guards every flight's `waiting`, `abandoned` and `origins`; without a GIL also the removal of a flight from its table
 # and its exchange for another, which else are one step each.
@@ -273,19 +290,9 @@ class TaskFlight(Flight, eq=False, kw_only=True):
             self.loop.call_soon_threadsafe(self.task.cancel)
 
 
-def _collection(phase: str, info: dict[str, int]) -> None:
-    if phase == "start":
-        collecting[_get_ident()] = None
-    else:
-        collecting.pop(_get_ident(), None)  # absent: memo was imported during the collection
-
-
-gc.callbacks.extend([_collection] if sys.version_info < (3, 12) else [])
-
-
 def _child() -> None:
     _process["image"] = object()
-    collecting.clear()  # of threads that are not here
+    phase.clear()  # if a collection ran, it was elsewhere
 
 
 in_child(_child)

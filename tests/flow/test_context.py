@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
+import os
 import subprocess
 import sys
 
+import pytest
+
+from memo import drivers, flight
 from memo.flight import inside
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
@@ -137,3 +142,28 @@ def test_a_finalizer_may_call_a_cached_function_while_a_context_variable_is_bein
     """Up to Python 3.11 the collector may run it in the middle of that; the interpreter crashed."""
     done = subprocess.run([sys.executable, "-c", FINALIZER], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "fine"), done.stderr
+
+
+def test_a_collection_runs_no_python_code_of_memo():
+    """A Ctrl-C that arrived in it would be lost: Python prints what a callback raises, and goes on."""
+    seen = []
+    sys.setprofile(lambda frame, event, arg: seen.append((event, frame.f_code.co_filename)))
+    try:
+        gc.collect()
+    finally:
+        sys.setprofile(None)
+    assert not [name for event, name in seen if event == "call" and f"{os.sep}memo{os.sep}" in name]
+    assert not flight.collecting()
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_a_load_in_the_thread_that_collects_is_outside_of_the_chain_of_loads(cached, monkeypatch, mine):
+    seen = []
+    f = cached(lambda x: seen.append(inside.get()))
+    monkeypatch.setattr(flight, "phase", {flight.STARTED})
+    monkeypatch.setattr(drivers, "phase", {flight.STARTED})
+    monkeypatch.setitem(flight._phases, "start", own := object())
+    monkeypatch.setattr(flight._here, "start", own if mine else object(), raising=False)
+    f(7)
+    assert (seen[0] is None) is mine
+    assert inside.get() is None

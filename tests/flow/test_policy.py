@@ -239,7 +239,7 @@ BAD = [
     ("store", None),
     ("store", 7),
     ("store", "redis://localhost"),
-    ("store", "nowhere"),
+    ("store", "no where"),
     ("key", 7),
     ("key", "{nobody}"),
     ("ignore", ("nobody",)),
