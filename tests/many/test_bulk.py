@@ -125,6 +125,13 @@ def test_one_call_asks_each_thing_once(bulk, source, counted):
     assert counted == [("remove_many", 3)]
 
 
+def test_ids_that_render_alike_are_removed_once(bulk, counted):
+    load = cache_aside_many(store=bulk, key="{ids}")(lambda ids: dict.fromkeys(ids, "x"))
+    load([7, "7"])
+    assert load.invalidate_many(["7", 7]) == 1
+    assert counted[-1] == ("remove_many", 1)
+
+
 async def test_one_call_asks_each_thing_once_async(bulk, source, counted):
     load = cache_aside_many(store=bulk)(source.aload)
     assert await load([1, 2, 9]) == {1: "one", 2: "two"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import weakref
@@ -479,6 +480,28 @@ async def test_when_nobody_waits_any_more_the_load_is_cancelled_and_its_ids_are_
     await reach(lambda: rest(load) == [])
 
 
+async def test_ids_of_an_abandoned_load_are_free_before_it_has_ended(store, reach):
+    begun, gate = [], asyncio.Event()
+
+    @cache_aside_many(store=store)
+    async def load(ids):
+        begun.append(ids)
+        if len(begun) == 1:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await gate.wait()  # it takes its time to clean up
+        return dict.fromkeys(ids, "x")
+
+    call = asyncio.create_task(load([1, 2]))
+    await reach(lambda: begun)
+    call.cancel()
+    await asyncio.wait([call])
+    assert load._self_memoized.attached().flights == {}
+    assert await load([2, 1]) == {2: "x", 1: "x"}
+    gate.set()
+
+
 async def test_those_who_joined_a_load_whose_task_is_cancelled_load_by_themselves(store, source, reach, rest):
     load = cache_aside_many(store=store)(source.aload)
     gate = source.hold(1)
@@ -508,7 +531,8 @@ async def test_a_load_that_is_cancelled_before_its_first_step_leaves_nothing_beh
     assert rest(load) == []
 
 
-async def test_a_caller_that_is_cancelled_before_its_load_began_leaves_nothing_behind(source, rest):
+@pytest.mark.parametrize("joined", [False, True])
+async def test_a_caller_that_is_cancelled_before_its_load_began_leaves_nothing_behind(source, reach, rest, joined):
     """While a store that takes its time is read for the second time, ids are registered and not handed over."""
     store = MemoryStore(cleanup_interval=None)
     load = cache_aside_many(store=store)(source.aload)
@@ -521,23 +545,27 @@ async def test_a_caller_that_is_cancelled_before_its_load_began_leaves_nothing_b
 
         async def aread_many(self, keys):
             found = self.read_many(keys)
-            if len(keys) == 1:
+            if keys == [2]:
                 reading.set()
                 await asyncio.Event().wait()
             return found
 
     gate = source.hold(2)
     early = asyncio.create_task(load([2]))
-    while not source.asked:
-        await asyncio.sleep(0)
+    await reach(lambda: source.asked)
     space.__class__ = Slow
     space.remove(2)  # the next caller doubts that load, and reads 2 once more
     late = asyncio.create_task(load([1, 2]))
     await reading.wait()
     assert 1 in space.flights
+    follower = asyncio.create_task(load([1])) if joined else None
+    if joined:
+        await reach(lambda: waits(load) == 1)
     late.cancel()
     with pytest.raises(asyncio.CancelledError):
         await late
+    if follower is not None:
+        assert await follower == {1: "one"}  # it is told, and looks again
     assert 1 not in space.flights
     gate.set()
     assert await early == {2: "two"}
@@ -576,6 +604,18 @@ def test_an_interruption_of_the_load_itself_stops_the_loop(source):
         asyncio.run(load([1]))
     source.error = None
     assert asyncio.run(load([1])) == {1: "one"}
+
+
+def test_an_interruption_of_the_load_stops_the_loop_though_its_caller_goes_on(source):
+    load = cache_aside_many(store=MemoryStore(cleanup_interval=None))(source.aload)
+    source.error = KeyboardInterrupt()
+
+    async def main():
+        with contextlib.suppress(BaseException):
+            await load([1])
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
 
 
 # -- recursion ---------------------------------------------------------------------------------------------------------
@@ -649,6 +689,17 @@ def test_a_call_inside_a_load_is_inside_of_all_its_ids(store, spawn):
     assert load([4, 1]) == {4: (4,), 1: (1, 2, 3)}
 
 
+async def test_a_call_inside_a_load_is_inside_of_all_its_ids_async(store):
+    @cache_aside_many(store=store)
+    async def load(ids):
+        for each in ids:
+            with pytest.raises(RecursiveLoadError):
+                await load([each])
+        return dict.fromkeys(ids, "x")
+
+    assert await load([1, 2, 3]) == dict.fromkeys([1, 2, 3], "x")
+
+
 def test_a_signal_handler_that_wants_an_id_that_its_thread_is_loading_loads_by_itself(store, source, monkeypatch):
     """It comes in between the registration and the load, and cannot wait for its own thread."""
     load = cache_aside_many(store=store, wait_timeout=None)(source.load)
@@ -688,6 +739,45 @@ def test_who_has_waited_long_enough_loads_what_is_left_by_itself(store, source, 
         gate.set()
     assert [call.result(PATIENCE) for call in early] == [{1: "one"}, {2: "two"}]
     assert rest(load) == []
+
+
+class Hasty:
+    """A clock that goes on by 100 seconds at each look."""
+
+    now = 0.0
+
+    @classmethod
+    def monotonic(cls):
+        cls.now += 100
+        return cls.now
+
+    perf_counter = monotonic
+
+
+def test_the_limit_is_for_all_waits_together(store, source, spawn, until, monkeypatch):
+    load = cache_aside_many(store=store, wait_timeout=150)(source.load)
+    gates = [source.hold(1), source.hold(2)]
+    early = []
+    for each in (1, 2):
+        early.append(spawn(load, [each]))
+        source.arrived()
+    source.gates.clear()
+    monkeypatch.setattr("memo.drivers_many.time", Hasty)
+    late = spawn(load, [1, 2])
+    until(lambda: waits(load) == 1)
+    gates[0].set()  # 50 seconds are left for this one, and none for the next
+    assert late.result(PATIENCE) == {1: "one", 2: "two"}
+    gates[1].set()
+    assert [call.result(PATIENCE) for call in early] == [{1: "one"}, {2: "two"}]
+
+
+def test_each_id_has_its_share_of_a_loads_time(store, source, monkeypatch):
+    monkeypatch.setattr("memo.drivers_many.time", Hasty)
+    load = cache_aside_many(store=store)(source.load)
+    load([1, 2, 3, 9])
+    load([1, 2])
+    stats = load.stats()
+    assert (stats.loads, stats.load_seconds, stats.time_saved) == (4, 100, 50)
 
 
 async def test_who_has_waited_long_enough_loads_what_is_left_by_itself_async(store, source, reach, rest):

@@ -288,6 +288,7 @@ def test_a_refresh_loads_all_ids_and_takes_the_place_of_what_is_there(many, sour
 @pytest.mark.parametrize("wrong", ["ab", b"ab", 7, None])
 def test_one_id_in_the_place_of_several_is_refused_and_the_function_not_called(many, source, wrong):
     load = many(source.load)
+    load.set("an entry of that id", wrong)
     for call in (load, load.refresh, load.invalidate_many):
         with pytest.raises(UnkeyableError, match=r"'ids' is of type .*several"):
             call(wrong)
