@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
-from . import places
+from . import drivers, places
 from .background import background
 from .clock import seconds
 from .errors import OptionError
@@ -235,10 +235,11 @@ def close() -> None:
 
 
 async def aclose() -> None:
-    """Do what `close` does, awaited."""
+    """Do what `close` does, awaited; refreshes that run in this event loop are waited for, too."""
     made = _let_go()
     errors: list[Exception] = []
     try:
+        await drivers.drain_async()
         await asyncio.to_thread(background.drain)
     finally:
         for store in made:

@@ -24,13 +24,14 @@ from .stats import FULL
 if TYPE_CHECKING:
     from .entry import Reading
 
-__all__ = ["lookup_async", "refresh_async", "renew", "renew_async", "run"]
+__all__ = ["drain_async", "lookup_async", "refresh_async", "renew", "renew_async", "run"]
 
 POLL = 0.25
 """Seconds after which a task that waits for another event loop's flight looks whether that loop still runs."""
 
 Way = Callable[[Plan, Flight], Generator[Any, Any, Outcome]]
 
+_renewals: set[asyncio.Task[None]] = set()  # those among the following that nobody waits for
 _loads: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly; only the done callback removes one
 
 
@@ -225,7 +226,17 @@ def renew_async(plan: Plan, served: TaskFlight) -> None:
         except BaseException:
             flight.settle(_died())
             raise
+        assert flight.task is not None
+        _renewals.add(flight.task)
+        flight.task.add_done_callback(_renewals.discard)
         plan.counters.refreshes.tick()
+
+
+async def drain_async() -> None:
+    """Wait until the refreshes that run in this event loop, behind their callers' backs, are over."""
+    loop = asyncio.get_running_loop()
+    while mine := [task for task in list(_renewals) if task.get_loop() is loop and task is not asyncio.current_task()]:
+        await asyncio.wait(mine)
 
 
 def _start(plan: Plan, flight: TaskFlight, way: Way | None) -> None:

@@ -221,3 +221,28 @@ def test_close_while_threads_call_loses_no_call() -> None:
     assert functions[0].peek(2) is MISSING
     assert functions[0].store is config.resolve_store("default")
     assert functions[1].store is config.resolve_store("memory://?max_size=5")
+
+
+async def test_aclose_waits_for_the_refreshes_of_its_own_loop() -> None:
+    clock = ManualClock()
+    gate = asyncio.Event()
+    ended: list[int] = []
+
+    @cache_aside(ttl=10, stale_while_revalidate=10, store=MemoryStore(clock=clock, cleanup_interval=None))
+    async def load(x: int) -> int:
+        if ended:
+            await gate.wait()
+        ended.append(x)
+        return len(ended)
+
+    assert await load(1) == 1
+    clock.advance(11)
+    assert await load(1) == 1
+    closing = asyncio.create_task(aclose())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not closing.done()
+    gate.set()
+    await closing
+    assert ended == [1, 1]
+    assert await load(1) == 2
