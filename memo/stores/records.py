@@ -103,9 +103,8 @@ class RecordSpace(Space):
             return (ABSENT if lease is None else Reading(MISSING, lease)), MISSING
         if now < record.due:
             return Reading(value), value
-        late = now >= record.fresh_until
-        if not late or now < record.stale_until:
-            return Reading(value, lease, True, late), value
+        if now < record.stale_until:
+            return Reading(value, lease, True, now >= record.fresh_until), value
         return Reading(MISSING, lease, False, False, value), MISSING
 
     def read(self, key: Any) -> Reading:

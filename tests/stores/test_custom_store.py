@@ -407,6 +407,68 @@ def test_two_functions_of_one_name_never_share():
     assert first.peek(1) == "first"
 
 
+def test_the_time_that_another_functions_result_has_left_is_nobody_elses():
+    store = DictStore()
+    first = cache_aside(store=store, ttl=10, namespace="same")(lambda x: "first")
+    second = cache_aside(store=store, ttl=10, namespace="same")(lambda x: "second")
+    first(1)
+    assert first.ttl_left(1) is not None
+    assert second.ttl_left(1) is None
+
+
+def test_leases_are_one_for_each_function_and_new_where_that_is_asked_for():
+    store = DictStore()
+    first = cache_aside(store=store, namespace="same")(lambda x: x)._self_memoized.attached()
+    second = cache_aside(store=store, namespace="same")(lambda x: x)._self_memoized.attached()
+    lease = first.take("key", (), False).lease
+    assert first.take("key", (), False).lease is lease
+    assert first.read("key").lease is lease
+    assert second.read("key").lease is None
+    renewed = first.take("key", (), True).lease
+    assert renewed is not lease
+    assert first.fill("key", lease, "old", None, ()) is False
+    others = second.take("key", (), False).lease
+    assert others is not renewed
+    assert first.fill("key", renewed, "old", None, ()) is False
+    assert second.fill("key", others, "new", None, ()) is True
+
+
+def test_a_fill_that_fails_has_taken_its_lease_away():
+    space = cache_aside(store=DictStore(serializer=pickle))(lambda x: x)._self_memoized.attached()
+    lease = space.take("key", (), False).lease
+    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
+        space.fill("key", lease, threading.Lock(), None, ())
+    assert space.read("key").lease is None
+
+
+def test_what_is_removed_is_counted_if_it_had_time_left(clock):
+    store = DictStore(clock=clock)
+    store.set_many({"a": 1, "b": 2}, 10)
+    store.delete("a")
+    store.delete("a")
+    clock.advance(10)
+    store.delete("b")
+    counted = store.stats()
+    assert (counted.deletes, counted.expirations) == (1, 1)
+
+
+def test_a_method_that_is_gone_leaves_no_entries_of_its_instances():
+    store = DictStore()
+
+    class Item:
+        pass
+
+    price = cache_aside(store=store, ttl=None)(lambda self: 1)
+    price._self_memoized.method = True
+    item = Item()
+    price(item)
+    assert len(store.records) == 1
+    del price
+    gc.collect()
+    store.set("a", 1)
+    assert list(store.records) == ["a"]
+
+
 def test_a_load_of_another_function_of_that_key_takes_the_lease_away():
     store = DictStore()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import pickle
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -21,7 +23,9 @@ from memo import (
     StoreError,
     UnkeyableError,
     cache_aside,
+    override,
 )
+from memo.stats import Counter
 from memo.stores.base import Space
 from memo.testing import FaultyStore, StoreContract, StoreMachine
 from memo.testing import faulty as faulty_module
@@ -545,6 +549,49 @@ def test_methods_have_faults_for_each_instance(faulty):
     faulty.fail("read", "take")
     assert one.price(1) is not one.price(1)
     assert Shop.price.stats().errors == {"read": 2, "take": 2}
+
+
+def test_an_instance_has_one_load_at_a_time_and_the_key_that_the_store_lists(faulty):
+    arrived, gate = threading.Event(), threading.Event()
+
+    class Shop:
+        @cache_aside(store=faulty, ttl=None)
+        def price(self, item):
+            arrived.set()
+            gate.wait(PATIENCE)
+            return [item]
+
+    shop = Shop()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(shop.price, 1)
+        assert arrived.wait(PATIENCE)
+        second = pool.submit(shop.price, 1)
+        deadline = time.monotonic() + PATIENCE
+        while Shop.price.stats().waits == 0 and time.monotonic() < deadline:
+            threading.Event().wait(0.001)
+        assert Shop.price.stats().waits == 1
+        gate.set()
+        assert first.result(PATIENCE) is second.result(PATIENCE)
+    assert faulty.keys() == [shop.price.key_for(1)]
+
+
+def test_the_default_ttl_is_that_of_the_inner_store(clock):
+    store = FaultyStore(MemoryStore(default_ttl=10, clock=clock, cleanup_interval=None))
+    f = cache_aside(store=store, stale_if_error=5)(lambda x: x)
+    f(1)
+    assert f.ttl_left(1) == 10
+
+
+def test_a_function_that_comes_back_finds_what_it_left(faulty):
+    f = cache_aside(ttl=None)(lambda x: [x])
+    with override(faulty):
+        found = f(1)
+    gc.collect()
+    assert f(1) is not found
+    with override(faulty):
+        assert f(1) is found
+    assert f._self_memoized.attached().raw is True
+    assert faulty.attach(f._self_memoized.keys, Counter(), Counter(), f).raw is True
 
 
 def test_several_keys_at_once_are_operations_of_their_own(faulty):
