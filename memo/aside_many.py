@@ -28,7 +28,7 @@ from .entry import MISSING
 from .flight import Flight, Outcome, inside
 from .policy import NotKept, Policy
 
-__all__ = ["Batch", "Bulk", "ManyPolicy", "Several", "answers", "chained", "lookup", "refresh", "weave"]
+__all__ = ["Batch", "Bulk", "ManyPolicy", "Several", "answers", "chained", "lookup", "picked", "refresh", "weave"]
 
 _LEFT_OUT: Final = NotKept("left_out")
 
@@ -220,6 +220,16 @@ def answers(name: str, flights: list[Any], result: Any) -> list[Outcome]:
         TypeError: the result is no mapping.
         Exception: whatever a mapping of the user's raises.
     """
+    found = picked(name, result, [flight.args[0] for flight in flights])
+    return [Outcome(found.get(flight.args[0], MISSING)) for flight in flights]
+
+
+def picked(name: str, result: Any, ids: list[Any]) -> dict[Any, Any]:
+    """Return what a function has found of the ids that it was asked for, in their order.
+
+    Raises:
+        TypeError: the result is no mapping.
+    """
     if not isinstance(result, Mapping):
         if isinstance(result, CoroutineType):
             result.close()  # else Python warns that it was never awaited
@@ -227,4 +237,4 @@ def answers(name: str, flights: list[Any], result: Any) -> list[Outcome]:
             f"{name} returned a {type(result).__name__}: a function of many ids returns a mapping, such as a dict, "
             f"from each id that it has found to its value"
         )
-    return [Outcome(result.get(flight.args[0], MISSING)) for flight in flights]
+    return {each: value for each in ids if (value := result.get(each, MISSING)) is not MISSING}

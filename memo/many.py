@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from . import drivers_many
-from .aside_many import Batch, ManyPolicy
+from .aside_many import Batch, ManyPolicy, picked
 from .decorator import _Bound, _Cached, _checked, _parts, _wrap
 from .drivers_many import BatchFlight, TaskBatch
 from .entry import DEFAULT, Default
@@ -132,6 +132,26 @@ class MemoizedMany(Memoized):
         if self.is_async:
             return BatchFlight(batch.space, key, (each,), {}, tags, batch.origin, loop=batch.loop, batch=batch)
         return Flight(batch.space, key, (each,), {}, tags, batch.origin)
+
+    @property
+    def through(self) -> Callable[..., Any]:
+        """What a call goes to while calls pass through: the function has a list, and its caller what a call returns."""
+        name, function = self.name, self.plan.function
+
+        def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Any, Any]:
+            canonical, named = self.keys.bind(*args, **kwargs)
+            ids = self._several(canonical, named)
+            return ids, *self._with(canonical, named or {}, ids)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            ids, positional, named = given(args, kwargs)
+            return picked(name, function(*positional, **named), ids) if ids else {}
+
+        async def acall(*args: Any, **kwargs: Any) -> Any:
+            ids, positional, named = given(args, kwargs)
+            return picked(name, await function(*positional, **named), ids) if ids else {}
+
+        return acall if self.is_async else call
 
     # -- calls and helpers ---------------------------------------------------------------------------------------------
 

@@ -520,7 +520,7 @@ def test_the_first_parameter_after_self_holds_the_ids():
 # -- beside other parts ------------------------------------------------------------------------------------------------
 
 
-def test_switched_off_it_is_the_function_itself_and_overridden_it_is_elsewhere(many, source, store):
+def test_switched_off_it_asks_each_time_and_overridden_it_is_elsewhere(many, source, store):
     load = many(source.load)
     load([1])
     with disabled():
@@ -530,7 +530,7 @@ def test_switched_off_it_is_the_function_itself_and_overridden_it_is_elsewhere(m
         assert load([1, 2]) == {1: "one", 2: "two"}
         assert len(other) == 2
     assert load([1]) == {1: "one"}
-    assert source.asked == [[1], [1, 1], [1, 2]]
+    assert source.asked == [[1], [1], [1, 2]]
 
 
 def test_methods_that_were_switched_off_find_their_entries_again():
@@ -540,3 +540,23 @@ def test_methods_that_were_switched_off_find_their_entries_again():
         assert shop.load([1, 2]) == {1: ("off", 1), 2: ("off", 2)}
     assert shop.load([1, 2]) == {1: ("off", 1), 2: ("off", 2)}
     assert shop.asked == [[1], [1, 2], [2]]
+
+
+def test_while_caching_is_disabled_a_call_returns_what_it_returns_otherwise(many, source):
+    """The function has a list; its caller has a dict in the order of the ids, without what was not asked for."""
+    load = many(lambda ids: {99: "not asked for", **source.load(ids)})
+    with disabled():
+        assert list(load(iter([3, 1, 3, 2, 77])).items()) == [(3, "three"), (1, "one"), (2, "two")]
+        assert load([]) == {}
+    assert source.asked == [[3, 1, 2, 77]]
+    stats = load.stats()
+    assert (stats.hits, stats.misses, stats.loads) == (0, 0, 0)
+
+
+def test_while_caching_is_disabled_what_is_no_mapping_and_no_ids_is_refused_as_otherwise(many):
+    load = many(lambda ids: list(ids))
+    with disabled():
+        with pytest.raises(TypeError, match="returns a mapping"):
+            load([1])
+        with pytest.raises(UnkeyableError, match="several ids"):
+            load("12")
