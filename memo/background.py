@@ -59,6 +59,7 @@ class Background:
         except RuntimeError:  # no more threads, or the interpreter is about to end
             with self._lock:
                 self._workers -= 1
+                self._idle.notify_all()
                 if (mark, job) in self._jobs:  # else another worker has it
                     self._jobs.remove((mark, job))
                     self._marks.discard(mark)

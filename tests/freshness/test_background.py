@@ -125,6 +125,24 @@ def test_where_no_thread_can_be_started_a_job_is_declined(queue, monkeypatch):
     assert queue.submit("a", lambda: None)
 
 
+def test_who_waits_for_the_end_is_told_when_no_thread_can_be_started(queue, monkeypatch):
+    waiter, start = threading.Thread(target=queue.drain, daemon=True), threading.Thread.start
+
+    def fail(self):
+        if self is waiter:
+            return start(self)
+        waiter.start()
+        while not queue._idle._waiters:
+            threading.Event().wait(0.0005)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        assert not queue.submit("a", pytest.fail)
+    waiter.join(PATIENCE)
+    assert not waiter.is_alive()
+
+
 def test_where_no_thread_can_be_started_another_worker_may_have_the_job_already(queue, monkeypatch):
     held, seen = Held(), []
     queue.submit("held", held)
