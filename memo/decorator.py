@@ -251,10 +251,13 @@ def _wrap(
         return cls.__call__(*args, **kwargs)
 
     def first_bound_call(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
-        memoized.prepare()
-        if bound is first:  # no parameter for the instance by name: it goes among the others
+        if memoized.prepare():
+            return memoized.through(instance, *args, **kwargs)
+        if bound is not first:
+            return bound(instance, *args, **kwargs)
+        if memoized.first is None:  # no parameter for the instance by name: it goes among the others
             return cls.__call__(instance, *args, **kwargs)
-        return bound(instance, *args, **kwargs)
+        return first_bound_call(instance, *args, **kwargs)  # all functions were switched in between
 
     async def first_async_call(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
         return await first_bound_call(instance, *args, **kwargs)

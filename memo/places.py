@@ -211,17 +211,22 @@ class Placed(ABC):
                 if _mode is mode and self.space is None:
                     self._attach(store, mode)
 
-    def prepare(self) -> None:
-        """Put the code for calls in the place of the first call's: the store's or, in passing, the function itself."""
+    def prepare(self) -> bool:
+        """Put the code for calls in the place of the first call's: the store's or, in passing, the function itself.
+
+        Returns:
+            Whether this call passes. A bound method keeps the code that it was made with, so in passing that stays the
+            first call's, which asks again at each call: the function itself would pass for ever.
+        """
         while True:
             mode = _mode
             if not mode.passing:
                 self.attached()
             with _lock:
                 if _mode is mode:
-                    if mode.passing:
-                        self._install(self.through, self.through)
-                    return
+                    if mode.passing and not self._installed:
+                        self._install(self.through, None)
+                    return mode.passing
 
     def _found(self, mode: Mode) -> Store:
         try:

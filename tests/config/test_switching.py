@@ -185,11 +185,13 @@ def test_bound_methods_of_before_and_meanwhile_do_what_holds_when_they_are_calle
     kept = call(held=called)
     with disabled():
         meanwhile = call.look()
-        for held in before, called, meanwhile:
+        call(held=meanwhile)
+        later = call.look()
+        for held in before, called, meanwhile, later:
             assert call(held=held) is not call(held=held)
             assert call(held=held) is not kept
     assert first is kept
-    for held in before, called, meanwhile:
+    for held in before, called, meanwhile, later:
         assert call(held=held) is kept
 
 
@@ -208,8 +210,8 @@ def test_what_runs_is_the_function_itself_with_the_arguments_as_they_were_given(
         fn(1)
         assert type(fn).__call__ is fn.__wrapped__
         shop = shops()()
-        shop.total(1)
-        assert shop.total.func is type(shop).total.__wrapped__
+        assert shop.total(odd) is not shop.total(x=odd)
+        assert type(type(shop).total).__call__ is type(shop).total.__wrapped__
     with pytest.raises(RuntimeError):
         fn(odd)
 
