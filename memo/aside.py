@@ -30,7 +30,7 @@ from typing import Any, Final, final
 import msgspec
 
 from .entry import ABSENT, MISSING, UNREAD, Lease, Reading
-from .flight import Failure, Flight, Found, Outcome
+from .flight import Failure, Flight, Found, Outcome, Stale
 from .policy import NotKept, Policy
 from .stats import FunctionCounters
 
@@ -230,6 +230,8 @@ def _rescued(plan: Plan, outcome: Outcome) -> Generator[Command, Any, Outcome]:
     It is read only now: a key that was invalidated during the load has nothing left to serve.
     """
     error = outcome.error
+    if type(outcome) is Stale:
+        plan.counters.stale.tick()  # for one who joined; the leader has counted itself
     if error is None or outcome.private or not plan.policy.kept:
         return outcome
     reading: Reading = yield READ
@@ -238,7 +240,7 @@ def _rescued(plan: Plan, outcome: Outcome) -> Generator[Command, Any, Outcome]:
         return outcome
     plan.counters.stale.tick()
     plan.counters.error("load", error, "the function raised, and an older result is served in its place")
-    return Outcome(value)
+    return Stale(value)
 
 
 def refresh(plan: Plan, mine: Flight) -> Generator[Command, Any, Outcome]:

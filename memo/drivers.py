@@ -215,7 +215,12 @@ async def refresh_async(plan: Plan, mine: TaskFlight) -> Any:
 def renew_async(plan: Plan, served: TaskFlight) -> None:
     """Refresh what a call was served, in a task of its own; where there is too much to do, leave it to a later call."""
     if len(_loads) >= LONGEST:
-        return
+        # A loop that was closed in the middle of a load never says that its task is over.
+        for task in [each for each in list(_loads) if each.get_loop().is_closed()]:
+            _loads.discard(task)
+            _renewals.discard(task)
+        if len(_loads) >= LONGEST:
+            return
     flight = TaskFlight(
         served.space, served.key, served.args, served.kwargs, served.tags, None, loop=asyncio.get_running_loop()
     )

@@ -26,7 +26,7 @@ from .forks import LOCKED, fork_safe_lock, in_child
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["STARTED", "Failure", "Flight", "Found", "Outcome", "TaskFlight", "collecting", "inside", "phase"]
+__all__ = ["STARTED", "Failure", "Flight", "Found", "Outcome", "Stale", "TaskFlight", "collecting", "inside", "phase"]
 
 inside: ContextVar[Flight | None] = ContextVar("memo_inside", default=None)
 """The innermost load that the current code runs within; with `Flight.parent` a chain of all of them."""
@@ -91,6 +91,10 @@ class Found(Outcome, eq=False):
     """
 
     private: ClassVar[bool] = True
+
+
+class Stale(Outcome, eq=False):
+    """The outcome of a leader that was served an older result in the place of an error."""
 
 
 class Failure(Outcome, eq=False, kw_only=True):

@@ -376,6 +376,7 @@ def test_followers_of_a_load_that_fails_are_served_the_old_result_too(source, st
         thread.join(PATIENCE)
     assert answers == [1, 1, 1]
     assert source.calls == 2
+    assert f.fn.stats().stale_hits == 3
 
 
 async def test_followers_of_a_load_that_fails_are_served_the_old_result_too_async(source, store, clock):
@@ -497,6 +498,35 @@ async def test_too_many_refreshes_at_once_are_left_to_later_calls(source, store,
     source.gate.set()
     while drivers._loads:
         await asyncio.sleep(0)
+
+
+def test_loops_that_were_closed_during_their_refreshes_leave_room_for_others(store, clock, monkeypatch):
+    monkeypatch.setattr(drivers, "LONGEST", 2)
+    held = False
+
+    @cache_aside(store=store, ttl=10, stale_while_revalidate=5)
+    async def f(x):
+        if held:
+            await asyncio.Event().wait()
+        return x
+
+    async def all_of(*numbers):
+        for x in numbers:
+            await f(x)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    asyncio.run(all_of(1, 2, 3))
+    clock.advance(11)
+    held = True
+    for x in 1, 2:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(all_of(x))
+        loop.close()
+    held = False
+    asyncio.run(all_of(3))
+    assert f.stats().refreshes == 3
+    assert not drivers._renewals
 
 
 def test_methods_have_windows_too(source, store, clock):
