@@ -18,7 +18,7 @@ from .invalidating import invalidates
 from .keys import register_key_type
 from .many import cache_aside_many
 from .report import Report, report
-from .stores import CustomStore, MemoryStore, NullStore, Record, Store, escape_pattern
+from .stores import CustomStore, MemoryStore, NullStore, PickleFileStore, Record, Store, escape_pattern
 from .switching import disabled, override
 
 __version__ = "0.1.0.dev0"
@@ -35,6 +35,7 @@ __all__ = [
     "MemoryStore",
     "NullStore",
     "OptionError",
+    "PickleFileStore",
     "Record",
     "RecursiveLoadError",
     "Report",

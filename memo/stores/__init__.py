@@ -2,9 +2,10 @@
 
 from .base import Space, Store
 from .custom import CustomStore
+from .file import PickleFileStore
 from .memory import MemoryStore
 from .null import NullStore
 from .patterns import escape_pattern
 from .records import Record
 
-__all__ = ["CustomStore", "MemoryStore", "NullStore", "Record", "Space", "Store", "escape_pattern"]
+__all__ = ["CustomStore", "MemoryStore", "NullStore", "PickleFileStore", "Record", "Space", "Store", "escape_pattern"]

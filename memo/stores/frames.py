@@ -1,0 +1,349 @@
+"""The bytes of a log file: its header and its records, made and checked; this module opens no file and knows no store.
+
+A file is a header and then records, one after another, each written by one process that held the lock. A record is
+
+    head     56 bytes: a marker, a check of the head, then what is in `_HEAD`
+    key      the key, a pattern, or the name of a function
+    meta     whose it is, its tags and its windows
+    payload  the pickle
+    mac      32 bytes, in a signed file only: of all of the above
+    seal     4 bytes, written last: the head's check again, every bit turned
+
+The checks begin with the file's id and the record's offset. So a copy of a record is none, neither in another file nor
+elsewhere in this one: not in a value that contains bytes of its own log, either. A kill in the middle of a write leaves
+a beginning of a record, without its seal. `gap` says how many bytes before a record its writer, which held the lock,
+took for such a beginning: what it could not read for any other reason it does not declare.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import struct
+from collections.abc import Sequence
+from enum import IntEnum, IntFlag
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+from ..errors import OptionError, StoreError
+
+__all__ = [
+    "HEAD",
+    "HEADER",
+    "LARGEST",
+    "MAGIC",
+    "SEAL",
+    "SYNC",
+    "Content",
+    "Flags",
+    "Head",
+    "Identity",
+    "Kind",
+    "Windows",
+    "decode_meta",
+    "decode_text",
+    "decode_texts",
+    "encode_meta",
+    "encode_text",
+    "encode_texts",
+    "signing_keys",
+]
+
+MAGIC: Final = b"\x89memolog"
+VERSION: Final = 1
+
+_HEADER: Final = struct.Struct("<8sHH16sI32s")  # magic, version, whether it is signed, id, check, mac
+HEADER: Final = _HEADER.size
+
+SYNC: Final = b"\xa7mR\x1e"
+"""What begins a record, and is looked for where one cannot be read."""
+
+# marker, check of the rest, kind, flags, nothing, gap, lengths of key, meta and payload, checks of key with meta and of
+# the payload, when it was made, when its ttl is over
+_HEAD: Final = struct.Struct("<4sIBBHQIIIIIdd")
+HEAD: Final = _HEAD.size
+
+_OFFSET: Final = struct.Struct("<Q")
+_SEAL: Final = struct.Struct("<I")
+SEAL: Final = _SEAL.size
+MAC: Final = 32
+_WINDOWS: Final = struct.Struct("<ddd")
+_LENGTH: Final = struct.Struct("<I")
+
+LARGEST: Final = 2**31
+"""Bytes that a payload may have: lengths are written in 32 bits, and one system call writes no more."""
+
+SHORTEST: Final = 16
+"""Bytes that a secret has at least."""
+
+
+class Kind(IntEnum):
+    """What a record says."""
+
+    VALUE = 1
+    DELETE = 2  # of one key
+    PATTERN = 3  # of all keys that match
+    TAGS = 4  # of all that bears one of the tags
+    OWNER = 5  # of all of one function
+    CLEAR = 6
+
+
+class Flags(IntFlag):
+    """What else is known of a record."""
+
+    NUMBER = 1  # the payload is the pickle of an int or a float, so that to load it runs nobody's code
+    RICH = 2  # the meta has windows and tags
+
+
+class Head(NamedTuple):
+    """The fixed part of a record."""
+
+    sync: bytes
+    check: int
+    kind: int
+    flags: int
+    nothing: int
+    gap: int
+    key: int
+    meta: int
+    payload: int
+    body_check: int
+    payload_check: int
+    made: float
+    until: float
+
+
+class Content(NamedTuple):
+    """What a record of a value holds."""
+
+    head: Head
+    payload: memoryview
+
+
+class Windows(NamedTuple):
+    """The times of an entry besides the end of its ttl, by the wall clock."""
+
+    due: float
+    stale_until: float
+    kept_until: float
+
+
+def encode_text(text: str) -> bytes:
+    """Return any text as bytes, lone surrogates too."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decode_text(data: bytes) -> str:
+    """Return the text that `encode_text` has encoded."""
+    return data.decode("utf-8", "surrogatepass")
+
+
+def encode_texts(texts: Sequence[str]) -> bytes:
+    """Return several texts as bytes."""
+    pieces = []
+    for text in texts:
+        data = encode_text(text)
+        pieces += [_LENGTH.pack(len(data)), data]
+    return b"".join(pieces)
+
+
+def decode_texts(data: bytes) -> tuple[str, ...]:
+    """Return the texts that `encode_texts` has encoded."""
+    texts, at = [], 0
+    while at < len(data):
+        (length,) = _LENGTH.unpack_from(data, at)
+        at += 4 + length
+        texts.append(decode_text(data[at - length : at]))
+    return tuple(texts)
+
+
+def encode_meta(owner: str, tags: tuple[str, ...], windows: Windows | None) -> tuple[int, bytes]:
+    """Return the flags and the bytes that say whose an entry is, its tags and its windows; None: it has none."""
+    if not tags and windows is None:
+        return 0, encode_text(owner)
+    times = b"" if windows is None else _WINDOWS.pack(*windows)
+    return Flags.RICH, _LENGTH.pack(len(times)) + times + encode_texts((owner, *tags))
+
+
+def decode_meta(meta: bytes) -> tuple[str, tuple[str, ...], Windows | None]:
+    """Return owner, tags and windows of a record with the flag RICH."""
+    (length,) = _LENGTH.unpack_from(meta)
+    windows = Windows(*_WINDOWS.unpack_from(meta, 4)) if length else None
+    owner, *tags = decode_texts(meta[4 + length :])
+    return owner, tuple(tags), windows
+
+
+def signing_keys(secret: Any) -> tuple[bytes, ...]:
+    """Return what a secret, or a list of them, signs and verifies with; the first one signs.
+
+    Raises:
+        OptionError: it is none. What was given is not shown.
+    """
+    if secret is None:
+        return ()
+    secrets = [secret] if isinstance(secret, (bytes, str)) else secret
+    if not isinstance(secrets, (list, tuple)) or not secrets:
+        raise OptionError("secret= is not allowed: allowed are bytes, text, and a list of these with the newest first")
+    keys = []
+    for each in secrets:
+        if not isinstance(each, (bytes, str)):
+            raise OptionError("secret= has an entry that is neither bytes nor text")
+        data = encode_text(each) if isinstance(each, str) else each
+        if len(data) < SHORTEST:
+            raise OptionError(f"secret= is too short: allowed are at least {SHORTEST} bytes: secrets.token_bytes(32)")
+        # A key of its own for this use: the same secret may sign other things.
+        keys.append(hmac.digest(data, b"memo file store 1", hashlib.sha256))
+    return tuple(keys)
+
+
+class Identity:
+    """One log file's identity: what its records are made and checked with.
+
+    Args:
+        file_id: 16 bytes that no other file has.
+        keys: of `signing_keys`; none: the file is not signed.
+    """
+
+    __slots__ = ("_seed", "file_id", "keys")
+
+    def __init__(self, file_id: bytes, keys: tuple[bytes, ...]) -> None:
+        self.file_id = file_id
+        self.keys = keys
+        self._seed = crc32(file_id)
+
+    @classmethod
+    def new(cls, keys: tuple[bytes, ...]) -> Identity:
+        """Return that of a new file."""
+        return cls(os.urandom(16), keys)
+
+    # -- the header --------------------------------------------------------------------------------------------------
+
+    def header(self) -> bytes:
+        """Return the file's first bytes."""
+        start = _HEADER.pack(MAGIC, VERSION, bool(self.keys), self.file_id, 0, b"")[:28]
+        mac = hmac.digest(self.keys[0], start, hashlib.sha256) if self.keys else bytes(32)
+        return start + _SEAL.pack(crc32(start)) + mac
+
+    @classmethod
+    def of(cls, data: bytes, keys: tuple[bytes, ...], path: str) -> Identity:
+        """Return that of a file that begins with `data`.
+
+        Raises:
+            StoreError: it is not memo's, of another format, or signed otherwise.
+        """
+        refused = f"{path!r} is refused, and left as it is"
+        if len(data) < HEADER or not data.startswith(MAGIC):
+            raise StoreError(f"{refused}: it was not written by PickleFileStore: give the path of a new file")
+        _, version, signed, file_id, check, mac = _HEADER.unpack_from(data)
+        if version != VERSION:
+            raise StoreError(f"{refused}: its format is {version}, and this memo knows {VERSION}: upgrade memo-cache")
+        if check != crc32(data[:28]) or signed > 1:
+            raise StoreError(f"{refused}: its header is damaged: remove it, and a new one is made")
+        if signed and not keys:
+            raise StoreError(f"{refused}: it is signed: give the secret= that it was made with")
+        if keys and not signed:
+            raise StoreError(f"{refused}: it is not signed, and secret= was given: remove it, or give another path")
+        if signed and not any(hmac.compare_digest(mac, hmac.digest(key, data[:28], hashlib.sha256)) for key in keys):
+            raise StoreError(f"{refused}: it is signed with another secret: give that one too, as secret=[new, old]")
+        return cls(file_id, keys)
+
+    @staticmethod
+    def begun(data: bytes) -> bool:
+        """Return whether a file holds the beginning of a header and nothing else: its maker was killed just then."""
+        return len(MAGIC) <= len(data) < HEADER and data.startswith(MAGIC)
+
+    # -- records -----------------------------------------------------------------------------------------------------
+
+    def _start(self, offset: int) -> int:
+        return crc32(_OFFSET.pack(offset), self._seed)
+
+    def overhead(self) -> int:
+        """Return how many bytes a record has beside key, meta and payload."""
+        return HEAD + SEAL + (MAC if self.keys else 0)
+
+    def record(
+        self,
+        offset: int,
+        gap: int,
+        kind: int,
+        flags: int,
+        key: bytes,
+        meta: bytes,
+        payload: bytes | memoryview,
+        made: float,
+        until: float,
+    ) -> tuple[bytes | memoryview, ...]:
+        """Return the pieces of a record that is going to stand at `offset`."""
+        rest = _HEAD.pack(
+            SYNC, 0, kind, flags, 0, gap, len(key), len(meta), len(payload),
+            crc32(meta, crc32(key)), crc32(payload), made, until,
+        )[8:]  # fmt: skip
+        check = crc32(rest, self._start(offset))
+        seal = _SEAL.pack(check ^ 0xFFFFFFFF)
+        start = SYNC + _SEAL.pack(check) + rest + key + meta
+        if not self.keys:
+            return (start, payload, seal) if payload else (start, seal)
+        return start, payload, self._mac(self.keys[0], offset, b"".join((start, payload))), seal
+
+    def _mac(self, key: bytes, offset: int, data: bytes) -> bytes:
+        return hmac.digest(key, self.file_id + _OFFSET.pack(offset) + data, hashlib.sha256)
+
+    def head(self, data: bytes, at: int, offset: int) -> Head | None:
+        """Return the head that `data` has from `at` on, if it is one that was written at `offset` of this file."""
+        head = _HEAD.unpack_from(data, at)
+        if head[0] != SYNC or crc32(data[at + 8 : at + HEAD], self._start(offset)) != head[1]:
+            return None
+        return Head._make(head)
+
+    def length(self, head: Head) -> int:
+        """Return how many bytes the record has."""
+        return self.overhead() + head.key + head.meta + head.payload
+
+    @staticmethod
+    def sealed(head: Head, seal: bytes) -> bool:
+        """Return whether these last four bytes of a record say that all of it was written."""
+        return seal == _SEAL.pack(head.check ^ 0xFFFFFFFF)
+
+    @staticmethod
+    def body(head: Head, data: bytes, at: int) -> tuple[bytes, bytes] | None:
+        """Return key and meta, which follow the head at `at`, if they are as they were written."""
+        start = at + HEAD
+        body = data[start : start + head.key + head.meta]
+        if crc32(body) != head.body_check:
+            return None
+        return body[: head.key], body[head.key :]
+
+    def content(self, data: bytes, offset: int, key: bytes, checked: bool) -> Content | None:
+        """Return what a whole record of a value holds, if it is that of `key` and as it was written at `offset`.
+
+        Args:
+            data: the record.
+            offset: where it stands.
+            key: whose it has to be.
+            checked: do not look at the payload's check again, if the file is not signed.
+        """
+        if len(data) < HEAD:
+            return None
+        head = self.head(data, 0, offset)
+        if head is None or self.length(head) != len(data) or data[HEAD : HEAD + head.key] != key:
+            return None
+        start = HEAD + head.key + head.meta
+        end = start + head.payload
+        if self.keys:
+            mac, signed = data[end : end + MAC], data[:end]
+            if not any(hmac.compare_digest(mac, self._mac(each, offset, signed)) for each in self.keys):
+                return None
+            return Content(head, memoryview(data)[start:end])
+        payload = memoryview(data)[start:end]
+        if not checked and crc32(payload) != head.payload_check:
+            return None
+        return Content(head, payload)
+
+    def intact(self, data: bytes, offset: int) -> bool:
+        """Return whether a whole record is as somebody has written it, with whatever secret."""
+        head = self.head(data, 0, offset) if len(data) >= HEAD else None
+        if head is None or self.length(head) != len(data):
+            return False
+        start = HEAD + head.key + head.meta
+        return crc32(memoryview(data)[start : start + head.payload]) == head.payload_check

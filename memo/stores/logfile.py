@@ -1,0 +1,344 @@
+"""One open log file: how it is opened safely, locked, read and appended to; it does not know what a record means.
+
+Nothing here waits, and nothing takes a lock of this process: whoever uses a LogFile has one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import weakref
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
+from ..errors import StoreError
+from ..forks import fork_safe_lock, in_child
+from .frames import HEAD, HEADER, MAGIC, SEAL, SYNC, Content, Head, Identity
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows; PickleFileStore says so
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["LOCKS", "LogFile", "Piece"]
+
+LOCKS: Final = fcntl is not None
+"""Whether this system has the locks that processes need to share a file."""
+
+SMALLEST, WIDEST = 1 << 12, 1 << 20
+"""Bytes that are read at once while a log is read through: few after a large record, more from one to the next."""
+
+LARGE: Final = 1 << 16
+"""Bytes beyond which a record's payload is checked only once in a process, if the file is not signed."""
+
+_FLAGS: Final = os.O_APPEND | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+class Piece(NamedTuple):
+    """A stretch of a log: a record, or something that cannot be read as one.
+
+    Attributes:
+        offset: where it begins.
+        end: where the next one begins.
+        head: None: it is no record.
+        key: bytes of the record.
+        meta: bytes of the record.
+        torn: if it is no record, whether it is only the beginning of one, whose writer was killed.
+    """
+
+    offset: int
+    end: int
+    head: Head | None
+    key: bytes = b""
+    meta: bytes = b""
+    torn: bool = False
+
+
+class LogFile:
+    """A log that is open, for reading and where possible for writing.
+
+    Args:
+        path: absolute, of a file that may be missing if its folder is there.
+        keys: to sign and verify with; none: the file is not signed.
+
+    Raises:
+        StoreError: it must not be used.
+        OSError: it cannot be opened.
+    """
+
+    first: Final = HEADER
+    """Where the first record stands."""
+
+    def __init__(self, path: str, keys: tuple[bytes, ...]) -> None:
+        self.path = path
+        self.writable = True
+        self.suspect = False  # whether the last scan ended at what cannot be a record that is still being written
+        self._checked: set[int] = set()  # offsets of large records whose payload this process has checked
+        with _opening:
+            self.fd = self._open()
+            _logs[id(self)] = weakref.ref(self, partial(_logs.pop, id(self)))
+        try:
+            self._admit()
+            self.identity = self._identify(keys)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def begin(cls, path: str, keys: tuple[bytes, ...]) -> LogFile | None:
+        """Return a new log at `path`, locked, in the place of one that nobody has locked; None: somebody has.
+
+        Raises:
+            StoreError: what is there is not the beginning of a log.
+            OSError: it cannot be made.
+        """
+        log = cls.__new__(cls)
+        log.path, log.writable, log.suspect, log._checked = path, True, False, set()
+        with _opening:
+            log.fd = log._open()
+            _logs[id(log)] = weakref.ref(log, partial(_logs.pop, id(log)))
+        try:
+            log._admit()
+            # Whoever held the lock may have given the file another name meanwhile: then it is no longer this one.
+            if not log.try_lock() or log.size() is None:
+                log.close()
+                return None
+            data = os.pread(log.fd, HEADER, 0)
+            if data and not data.startswith(MAGIC):
+                raise log._refuse("a file of somebody else's")
+            os.ftruncate(log.fd, 0)
+            log.identity = Identity.new(keys)
+            log.append([log.identity.header()])
+        except BaseException:
+            log.close()
+            raise
+        return log
+
+    def same(self, other: LogFile) -> bool:
+        """Return whether two have opened one file."""
+        return (self.device, self.inode, self.identity.file_id) == (
+            other.device,
+            other.inode,
+            other.identity.file_id,
+        )
+
+    def __del__(self) -> None:
+        """Close the file, if whoever had it was let go."""
+        self.close()
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    def _open(self) -> int:
+        try:
+            # 0600 from the start: the process's umask can only take bits away.
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise self._refuse("a symbolic link") from None
+            if error.errno == errno.EISDIR:
+                raise self._refuse("a folder") from None
+            if error.errno in (errno.ENXIO, errno.ENODEV):
+                raise self._refuse("a device") from None
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+        self.writable = False
+        return os.open(self.path, os.O_RDONLY | _FLAGS)
+
+    def _refuse(self, what: str) -> StoreError:
+        return StoreError(f"{self.path!r} is {what}: allowed is a file of memo's own, or the name of a new one")
+
+    def _admit(self) -> None:
+        """Refuse what somebody else could have put there; the file itself is looked at, not what its name leads to."""
+        found = os.fstat(self.fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise self._refuse("no regular file")
+        if found.st_uid != os.geteuid():
+            raise self._refuse("another user's file")
+        if found.st_mode & 0o022:
+            raise self._refuse("a file that others may write, and so choose what is unpickled (chmod 600 helps)")
+        if found.st_nlink > 1:
+            raise self._refuse("a file with another name too (a hard link)")
+        self.device, self.inode = found.st_dev, found.st_ino
+
+    def _identify(self, keys: tuple[bytes, ...]) -> Identity:
+        data = os.pread(self.fd, HEADER, 0)
+        if (not data or Identity.begun(data)) and self.writable and self.try_lock():
+            try:
+                data = os.pread(self.fd, HEADER, 0)  # another process may have been faster
+                if not data or Identity.begun(data):
+                    if data:
+                        os.ftruncate(self.fd, 0)  # nothing but the beginning of a header is lost
+                    data = Identity.new(keys).header()
+                    if os.write(self.fd, data) != len(data):
+                        raise OSError(errno.ENOSPC, "the header could not be written whole", self.path)
+            finally:
+                self.unlock()
+        if not data or Identity.begun(data):
+            raise OSError(errno.EAGAIN, "another process is writing the header", self.path)
+        return Identity.of(data, keys, self.path)
+
+    def close(self) -> None:
+        """Close the file; a lock that this process has on it is gone."""
+        fd, self.fd = getattr(self, "fd", -1), -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    # -- which file it is --------------------------------------------------------------------------------------------
+
+    def size(self) -> int | None:
+        """Return the size of the file at the path, if it is this one; None: it is not, or this is closed."""
+        try:
+            found = os.lstat(self.path)
+        except FileNotFoundError:
+            return None
+        if found.st_ino != self.inode or found.st_dev != self.device or self.fd < 0:
+            return None
+        return found.st_size
+
+    def try_lock(self) -> bool:
+        """Take the lock that excludes all other processes, and other stores of this one; return whether it was free.
+
+        Raises:
+            StoreError: this file system has no such locks.
+        """
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+                raise StoreError(
+                    f"{self.path!r} is on a file system without flock ({os.strerror(error.errno)}), so processes "
+                    f"cannot share it: put it on a local disk"
+                ) from error
+            raise
+        return True
+
+    def unlock(self) -> None:
+        """Let go of the lock."""
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def content(self, offset: int, length: int, key: bytes) -> Content | None:
+        """Return what the record of the value at `key` holds; None: it is not as it was written.
+
+        Args:
+            offset: where it stands.
+            length: bytes that it has.
+            key: whose it has to be.
+        """
+        data = os.pread(self.fd, length, offset)
+        content = self.identity.content(data, offset, key, checked=length > LARGE and offset in self._checked)
+        if length > LARGE and content is not None:
+            self._checked.add(offset)
+        return content
+
+    def scan(self, start: int, size: int, final: bool) -> Iterator[Piece]:
+        """Yield what stands from `start` to `size`, as far as it can be told.
+
+        A beginning of a record at the end may be another process's that is still being written: it ends the scan, and
+        so does what cannot be read there.
+
+        Args:
+            start: where a record begins.
+            size: of the file.
+            final: the lock is held, so that nobody is writing: what stands at the end is told, too.
+        """
+        identity = self.identity
+        overhead = identity.overhead()
+        at, base, window, width = start, start, b"", SMALLEST
+        while at < size:
+            known = at - base
+            if known + HEAD > len(window) and at + len(window) - known < size:
+                base, known, window = at, 0, os.pread(self.fd, min(width, size - at), at)
+                width = min(width * 2, WIDEST)
+            head = identity.head(window, known, at) if known + HEAD <= len(window) else None
+            if head is not None:
+                end = at + overhead + head.key + head.meta + head.payload
+                if end <= size:
+                    if base + len(window) < end:
+                        needed = HEAD + head.key + head.meta
+                        if known + needed > len(window):
+                            base, known, window = at, 0, os.pread(self.fd, needed, at)
+                        seal = os.pread(self.fd, SEAL, end - SEAL)
+                        width = SMALLEST
+                    else:
+                        seal = window[end - base - SEAL : end - base]
+                    if identity.sealed(head, seal):
+                        body = identity.body(head, window, known)
+                        yield Piece(at, end, head, *body) if body is not None else Piece(at, end, None)
+                        at = end
+                        continue
+            found = self._next(at + 1, size)
+            if found is not None:
+                # What its writer has found before it, with the lock held, it has declared.
+                yield Piece(at, found[0], None, torn=found[1].gap >= found[0] - at)
+                at = found[0]
+                continue
+            begun = size - at < HEAD or (head is not None and end > size)
+            if final:
+                yield Piece(at, size, None, torn=begun)
+            self.suspect = not begun and not final
+            return
+        self.suspect = False
+
+    def _next(self, start: int, size: int) -> tuple[int, Head] | None:
+        """Return offset and head of the first record from `start` on."""
+        base = start
+        while size - base >= HEAD:
+            window = os.pread(self.fd, min(WIDEST, size - base), base)
+            at = window.find(SYNC)
+            while 0 <= at <= len(window) - HEAD:
+                head = self.identity.head(window, at, base + at)
+                if head is not None:
+                    return base + at, head
+                at = window.find(SYNC, at + 1)
+            if len(window) < HEAD:
+                return None  # the file has become shorter meanwhile
+            base += len(window) - HEAD + 1
+        return None
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def append(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Write at the end; the lock is held.
+
+        Raises:
+            OSError: not everything could be written. What was stays, as the beginning of a record.
+        """
+        if not self.writable:
+            raise OSError(errno.EROFS, "the file may only be read", self.path)
+        total = sum(map(len, pieces))
+        written = os.writev(self.fd, pieces) if len(pieces) <= _MOST else os.write(self.fd, b"".join(pieces))
+        if written != total:
+            # A signal may have come in between, or the disk is full: that the next write says.
+            rest = memoryview(b"".join(pieces))[written:]
+            while rest:
+                count = os.write(self.fd, rest)
+                if not count:
+                    raise OSError(errno.ENOSPC, "nothing more can be written", self.path)
+                rest = rest[count:]
+
+
+_MOST: Final = 1024  # IOV_MAX of Linux
+
+# Guards the opening of a file together with its place in `_logs`, so that no fork comes in between.
+_opening = fork_safe_lock()
+_logs: dict[int, weakref.ref[LogFile]] = {}  # weakly, by id
+
+
+def _in_child() -> None:
+    # A descriptor that a child inherits holds the parent's lock, even when the parent is dead. Only closed: to unlock
+    # would take the lock from the parent.
+    for reference in list(_logs.values()):
+        log = reference()
+        if log is not None:
+            log.close()
+
+
+in_child(_in_child)
