@@ -116,9 +116,14 @@ def test_a_terminal_has_styles_unless_no_color_is_set(shown):
     assert not STYLE.search(plain.text)
 
 
+# A process that was started in the background of a shell ignores Ctrl-C, and so would all that it starts.
+HEEDING = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); import memo.__main__ as m; "
+
+
 def test_ctrl_c_on_a_terminal_leaves_it_clean():
     # Without what measures coverage: an interruption of that leaves its own lock held, for ever.
-    shown = Shown(sys.executable, "-m", "memo", "demo", interrupted_at="reading", COVERAGE_PROCESS_START=None)
+    command = [sys.executable, "-c", f"{HEEDING} sys.argv[1:] = ['demo']; sys.exit(m.main())"]
+    shown = Shown(*command, interrupted_at="reading", COVERAGE_PROCESS_START=None)
     assert shown.code == 130
     assert shown.seen("reading")
     assert [line for line in shown.left if line] == []
