@@ -229,9 +229,10 @@ def _value(log: LogFile, offset: int, length: int, key: str) -> Item | None:
         if log.identity.keys and log.identity.intact(data, offset):
             raise _Stopped  # signed with a secret that is not ours: who cannot verify it must not drop it
         return None
-    head = content.head
+    head = log.identity.head(data, 0, offset)
+    assert head is not None
     start = HEAD + head.key
-    return Item(Kind.VALUE, key, data[start : start + head.meta], content.payload, head.flags, head.made, head.until)
+    return Item(Kind.VALUE, key, data[start : start + head.meta], content[1], head.flags, head.made, head.until)
 
 
 def _same(log: LogFile, piece: Piece) -> Item | None:

@@ -333,7 +333,7 @@ class PickleFileStore(Store):
     def _loaded(self, content: Content) -> Any:
         """Return the value of a record, MISSING if it cannot be unpickled. The lock is not held: it is anyone's code."""
         try:
-            return pickle.loads(content.payload)  # noqa: S301 - with a secret it is verified, else documented
+            return pickle.loads(content[1])  # noqa: S301 - with a secret it is verified, else documented
         except Exception:  # noqa: BLE001 - what cannot be read is not there
             self._spoilt()
             return MISSING
@@ -529,9 +529,9 @@ class PickleFileStore(Store):
             if spot is None or content is None:
                 self._append([self._item(key, self._dumped(amount), DEFAULT, (), "")])
                 return amount
-            if not content.head.flags & Flags.NUMBER:
+            if not content[0] & Flags.NUMBER:
                 raise ValueError(f"increment({key!r}): what is there is not a number")
-            total = pickle.loads(content.payload) + amount  # noqa: S301 - of a number: no code but pickle's own
+            total = pickle.loads(content[1]) + amount  # noqa: S301 - of a number: no code but pickle's own
             self._append([self._copied(key, spot, self._dumped(total), spot.fresh_until)])
             return total
 
@@ -563,8 +563,8 @@ class PickleFileStore(Store):
             if spot is None or content is None:
                 return False
             until = math.inf if length is None else self._latest + length
-            number = content.head.flags & Flags.NUMBER
-            self._append([self._copied(key, spot, (bytes(content.payload), number), until)])
+            number = content[0] & Flags.NUMBER
+            self._append([self._copied(key, spot, (bytes(content[1]), number), until)])
             return True
 
         return self._writing(work)

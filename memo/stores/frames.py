@@ -64,6 +64,14 @@ SYNC: Final = b"\xa7mR\x1e"
 _HEAD: Final = struct.Struct("<4sIBBHQIIIIIdd")
 HEAD: Final = _HEAD.size
 
+_READ: Final = struct.Struct("<4sIxB2x8xIII4xI")  # of the same, what a read of a value needs
+
+Content = tuple[int, bytes | memoryview]
+"""What a record of a value holds: its flags and its payload."""
+
+_SMALL: Final = 1 << 14
+"""Bytes up to which a copy is cheaper than a view."""
+
 _OFFSET: Final = struct.Struct("<Q")
 _SEAL: Final = struct.Struct("<I")
 SEAL: Final = _SEAL.size
@@ -112,13 +120,6 @@ class Head(NamedTuple):
     payload_check: int
     made: float
     until: float
-
-
-class Content(NamedTuple):
-    """What a record of a value holds."""
-
-    head: Head
-    payload: memoryview
 
 
 class Windows(NamedTuple):
@@ -205,12 +206,14 @@ class Identity:
         keys: of `signing_keys`; none: the file is not signed.
     """
 
-    __slots__ = ("_seed", "file_id", "keys")
+    __slots__ = ("_macs", "_seed", "file_id", "keys", "overhead")
 
     def __init__(self, file_id: bytes, keys: tuple[bytes, ...]) -> None:
         self.file_id = file_id
         self.keys = keys
+        self.overhead = HEAD + SEAL + (MAC if keys else 0)  # bytes of a record beside key, meta and payload
         self._seed = crc32(file_id)
+        self._macs = [hmac.new(key, file_id, hashlib.sha256) for key in keys]  # each record's begins with a copy
 
     @classmethod
     def new(cls, keys: tuple[bytes, ...]) -> Identity:
@@ -258,10 +261,6 @@ class Identity:
     def _start(self, offset: int) -> int:
         return crc32(_OFFSET.pack(offset), self._seed)
 
-    def overhead(self) -> int:
-        """Return how many bytes a record has beside key, meta and payload."""
-        return HEAD + SEAL + (MAC if self.keys else 0)
-
     def record(
         self,
         offset: int,
@@ -284,10 +283,20 @@ class Identity:
         start = SYNC + _SEAL.pack(check) + rest + key + meta
         if not self.keys:
             return (start, payload, seal) if payload else (start, seal)
-        return start, payload, self._mac(self.keys[0], offset, b"".join((start, payload))), seal
+        mac = self._macs[0].copy()
+        mac.update(_OFFSET.pack(offset) + start)
+        mac.update(payload)
+        return start, payload, mac.digest(), seal
 
-    def _mac(self, key: bytes, offset: int, data: bytes) -> bytes:
-        return hmac.digest(key, self.file_id + _OFFSET.pack(offset) + data, hashlib.sha256)
+    def _verified(self, data: bytes, end: int, offset: int) -> bool:
+        """Return whether what stands at `end` of a record is the mac, by any of the keys, of what stands before it."""
+        for begun in self._macs:
+            mac = begun.copy()
+            mac.update(_OFFSET.pack(offset))
+            mac.update(memoryview(data)[:end])
+            if hmac.compare_digest(data[end : end + MAC], mac.digest()):
+                return True
+        return False
 
     def head(self, data: bytes, at: int, offset: int) -> Head | None:
         """Return the head that `data` has from `at` on, if it is one that was written at `offset` of this file."""
@@ -298,7 +307,7 @@ class Identity:
 
     def length(self, head: Head) -> int:
         """Return how many bytes the record has."""
-        return self.overhead() + head.key + head.meta + head.payload
+        return self.overhead + head.key + head.meta + head.payload
 
     @staticmethod
     def sealed(head: Head, seal: bytes) -> bool:
@@ -325,20 +334,21 @@ class Identity:
         """
         if len(data) < HEAD:
             return None
-        head = self.head(data, 0, offset)
-        if head is None or self.length(head) != len(data) or data[HEAD : HEAD + head.key] != key:
+        # Written out, and not made of what is above: this is the larger part of a hit.
+        sync, check, flags, key_length, meta, length, payload_check = _READ.unpack_from(data)
+        start = HEAD + key_length + meta
+        end = start + length
+        if (
+            sync != SYNC
+            or crc32(data[8:HEAD], crc32(_OFFSET.pack(offset), self._seed)) != check
+            or data[HEAD : HEAD + key_length] != key
+            or end + self.overhead - HEAD != len(data)
+        ):
             return None
-        start = HEAD + head.key + head.meta
-        end = start + head.payload
-        if self.keys:
-            mac, signed = data[end : end + MAC], data[:end]
-            if not any(hmac.compare_digest(mac, self._mac(each, offset, signed)) for each in self.keys):
-                return None
-            return Content(head, memoryview(data)[start:end])
-        payload = memoryview(data)[start:end]
-        if not checked and crc32(payload) != head.payload_check:
-            return None
-        return Content(head, payload)
+        payload = data[start:end] if length < _SMALL else memoryview(data)[start:end]
+        if self._macs:
+            return (flags, payload) if self._verified(data, end, offset) else None
+        return (flags, payload) if checked or crc32(payload) == payload_check else None
 
     def intact(self, data: bytes, offset: int) -> bool:
         """Return whether a whole record is as somebody has written it, with whatever secret."""

@@ -250,7 +250,7 @@ class LogFile:
             final: the lock is held, so that nobody is writing: what stands at the end is told, too.
         """
         identity = self.identity
-        overhead = identity.overhead()
+        overhead = identity.overhead
         at, base, window, width = start, start, b"", SMALLEST
         while at < size:
             known = at - base
