@@ -34,7 +34,7 @@ from .logfile import LARGE, LOCKS, LogFile
 from .patterns import compile_pattern
 from .replay import TOLERANCE, Item, Leases, View
 
-__all__ = ["FileStats", "PickleFileStore"]
+__all__ = ["FileStats", "PickleFileStore", "checked_path"]
 
 T = TypeVar("T")
 Dumped = tuple[bytes, int]  # a pickle, and what is known of it
@@ -121,7 +121,7 @@ class PickleFileStore(Store):
             raise OptionError("PickleFileStore needs flock, which this system does not have: use MemoryStore")
         if max_size is not None and (type(max_size) is not int or max_size < 1):
             raise OptionError(f"max_size={max_size!r}: allowed are whole numbers from 1 on, and None for any number")
-        self.path = _checked_path(path)
+        self.path = checked_path(path)
         self.max_size = max_size
         self.default_ttl = checked_ttl(default_ttl, "default_ttl")
         self._timeout = seconds(timeout, "timeout")
@@ -163,9 +163,13 @@ class PickleFileStore(Store):
                 self._look()
                 answer = work()
         if self._owes:
-            with contextlib.suppress(StoreError):
-                self._writing(lambda: None)
+            self._pay()
         return answer
+
+    def _pay(self) -> None:
+        """Tell the other processes that a clock has run backwards, if that can be done now. The lock is not held."""
+        with contextlib.suppress(StoreError):
+            self._writing(lambda: None)
 
     def _writing(self, work: Callable[[], T]) -> T:
         """Do `work` when all that is in the file has been read and nobody else can write. The lock is not held.
@@ -265,14 +269,15 @@ class PickleFileStore(Store):
 
     def _now(self, view: View) -> float:
         """Return the time; where the clock has run backwards, nothing in the file has an end that means anything."""
-        now: float = self._clock.time()
-        skew = now - self._clock.monotonic()
+        clock = self._clock
+        now: float = clock.time()
+        skew = now - clock.monotonic()
         if now < self._latest - TOLERANCE or skew < self._skew - TOLERANCE:
             view.index.clear()
             view.leases.clear()
             self._owes, self._skew = True, skew
-        else:
-            self._skew = max(skew, self._skew)
+        elif skew > self._skew:
+            self._skew = skew
         self._latest = now
         return now
 
@@ -318,17 +323,23 @@ class PickleFileStore(Store):
 
     def _found(self, key: str, owner: str | None) -> tuple[Spot, Content, float] | None:
         """Return what is kept at a key, unpickled by nobody yet, and the time; None as `owner` is anyone's."""
-
-        def look() -> tuple[Spot, Content, float] | None:
-            spot = self._kept(key)
-            if spot is None or (owner is not None and spot.owner != owner):
-                return None
-            if owner is None and self._latest >= spot.fresh_until:
-                return None
-            content = self._content(key, spot)
-            return None if content is None else (spot, content, self._latest)
-
-        return self._reading(look)
+        # What `_reading` does, written out: this is the way of every hit.
+        with self._lock:
+            self._once()
+            with self._inside:
+                view, found = self._look(), None
+                spot = self._kept(key)
+                if spot is not None and (self._latest < spot.fresh_until if owner is None else spot.owner == owner):
+                    content = view.log.content(spot.offset, spot.length, encode_text(key))
+                    if content is None:
+                        view.index.drop(key)
+                        self._spoilt()
+                    else:
+                        view.index.use(key)
+                        found = spot, content, self._latest
+        if self._owes:
+            self._pay()
+        return found
 
     def _loaded(self, content: Content) -> Any:
         """Return the value of a record, MISSING if it cannot be unpickled. The lock is not held: it is anyone's code."""
@@ -747,7 +758,8 @@ class PickleFileStore(Store):
         return await asyncio.to_thread(self.ttl, key)
 
 
-def _checked_path(path: Any) -> str:
+def checked_path(path: Any) -> str:
+    """Return the absolute form of a path, the folder of which is there, else raise OptionError."""
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str) or not os.fspath(path):
         raise OptionError(f"path={path!r}: allowed are text and a pathlib.Path")
     text = os.fspath(path)
