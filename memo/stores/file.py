@@ -188,11 +188,11 @@ class PickleFileStore(Store):
                             try:
                                 answer = work()
                             finally:
-                                # Twice, because a KeyboardInterrupt may come out of the first.
                                 try:
                                     view.log.unlock()
-                                finally:
+                                except KeyboardInterrupt:
                                     view.log.unlock()
+                                    raise
                             break
                 if waited >= self._timeout:
                     raise StoreError(
@@ -234,22 +234,28 @@ class PickleFileStore(Store):
         return view
 
     def _look_locked(self) -> View | None:
-        """Take the file's lock and read all that is there; return None if another process holds it."""
-        view = self._look()
-        if not view.log.try_lock():
+        """Take the file's lock and read all that is there; return None if that cannot be done just now."""
+        view = self._view
+        if view is None or view.log.fd < 0:
+            view = self._open()
+        log = view.log
+        if not log.try_lock():
             return None
         try:
-            size = view.log.size()
-            if size is None or size < view.size:
-                view.log.unlock()  # replaced in between
+            # Only now: whoever held the lock may have put another file in the place of this one.
+            size = log.size()
+            if size is None or size < view.position:
+                log.unlock()
+                self._open()
                 return None
-            if size != view.size or view.position != size:
-                view.catch_up(size, self._latest, final=True)
+            now = self._now(view)
+            if size != view.position:
+                view.catch_up(size, now, final=True)
             if self._owes:
                 view.append([Item(Kind.CLEAR)])
                 self._owes = False
         except BaseException:
-            view.log.unlock()
+            log.unlock()
             raise
         return view
 
