@@ -56,8 +56,8 @@ def configure(
     Args:
         default: a store, or the URL of one, for functions that name none; None: MEMO_STORE, else a MemoryStore.
         stores: more of them by name, for `store="name"`.
-        prefix: what begins each key in stores whose keys are not theirs alone; None: MEMO_PREFIX, else nothing. The
-            stores in this process's memory have no use for it.
+        prefix: what begins each key in stores whose keys are not theirs alone; None: MEMO_PREFIX, else nothing. Stores
+            in memory and in a file have no use for it: whatever is in there is theirs.
         ttl: seconds or a timedelta, the `default_ttl` of stores made from URLs that name none; None: MEMO_TTL, else
             what they store never expires.
 

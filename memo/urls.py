@@ -8,23 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from .clock import seconds
 from .errors import OptionError, StoreError
-from .stores import MemoryStore, NullStore, Store
+from .stores import MemoryStore, NullStore, PickleFileStore, Store
+from .stores.file import checked_path
+from .stores.logfile import LOCKS
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["GROUP", "check_url", "make_store"]
+__all__ = ["GROUP", "check_url", "file_path", "make_store"]
 
 GROUP: Final = "memo.stores"
 """The group of entry points that add schemes."""
 
 
 def check_url(url: str, given: str) -> None:
-    """Raise OptionError if no store can be made for a URL; nothing is made or imported.
+    """Raise OptionError if no store can be made for a URL; nothing is made, opened or imported.
 
     Args:
         url: what was given.
@@ -34,7 +36,7 @@ def check_url(url: str, given: str) -> None:
     >>> check_url("redis://:secret@host", "store=")
     Traceback (most recent call last):
         ...
-    memo.errors.OptionError: store='redis:...': this scheme is not known: allowed are 'memory://' and 'null://'
+    memo.errors.OptionError: store='redis:...': this scheme is not known: allowed are 'memory://', 'null://' and 'file://'
     """
     parts = _parts(url, given)
     if parts.scheme in _OPTIONS:
@@ -52,14 +54,17 @@ def make_store(url: str, prefix: str, default_ttl: float | None) -> Store:
         default_ttl: seconds, for a URL that does not say it; None: what is stored never expires.
 
     Raises:
-        OptionError: what is registered for the scheme cannot be imported, or is not what makes a store.
-        StoreError: it failed.
+        OptionError: what is registered for the scheme cannot be imported, or is not what makes a store; the folder of a
+            file is missing.
+        StoreError: it failed; the file must not be used.
     """
     parts = _parts(url, "store=")
     if parts.scheme == "memory":
         return MemoryStore(**{"default_ttl": default_ttl, **_options(parts, "store=")})
     if parts.scheme == "null":
         return NullStore()
+    if parts.scheme == "file":
+        return PickleFileStore(_path(parts, "store="), **{"default_ttl": default_ttl, **_options(parts, "store=")})
     point = _entry_point(parts, "store=")
     what = f"store={_shown(parts)!r}: {point.value!r}, which {_distribution(point)!r} registers for this scheme,"
     try:
@@ -78,6 +83,15 @@ def make_store(url: str, prefix: str, default_ttl: float | None) -> Store:
     if not isinstance(store, Store):
         raise OptionError(f"{what} returned a {type(store).__name__}, which is no memo.Store")
     return store
+
+
+def file_path(url: str, given: str) -> str:
+    """Return the path that a file URL names; its options are not looked at.
+
+    >>> file_path("file:///var/cache/a%20b.memo?max_size=5", "FILE=")
+    '/var/cache/a b.memo'
+    """
+    return _path(_parts(url, given), given)
 
 
 def _parts(url: str, given: str) -> SplitResult:
@@ -103,40 +117,70 @@ def _listed(texts: list[str]) -> str:
 
 def _options(parts: SplitResult, given: str) -> dict[str, Any]:
     shown, scheme, known = f"{given}{_shown(parts)!r}", parts.scheme, _OPTIONS[parts.scheme]
-    if parts.netloc or parts.path or parts.fragment:
+    if scheme == "file":
+        if not LOCKS:  # pragma: no cover - Windows
+            raise OptionError(f"{shown}: a file store needs flock, which this system does not have: use 'memory://'")
+        _path(parts, given)
+    elif parts.netloc or parts.path or parts.fragment:
         raise OptionError(f"{shown}: a {scheme} URL has no host and no path: '{scheme}://?name=value'")
     pairs = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if scheme == "file" and "secret" in pairs:
+        raise OptionError(
+            f"{shown}: a secret does not belong into a URL, which settings and logs show: "
+            f"give a store, PickleFileStore(path, secret=...)"
+        )
     if pairs.keys() - known.keys():
         # Not its name: that may be the rest of a password with a '?' or '&' in it.
         allowed = f"allowed are {_listed(list(map(repr, known)))}" if known else f"a {scheme} URL has none"
         raise OptionError(f"{shown}: there is an option that is not known: {allowed}")
-    options = {name: known[name](f"{shown}: {name}={text!r}", text) for name, text in pairs.items()}
-    if options:
-        MemoryStore(**{**options, "cleanup_interval": None})  # checks the values
-    return options
+    return {name: known[name](f"{shown}: {name}={text!r}", text) for name, text in pairs.items()}
 
 
-def _whole(shown: str, text: str) -> int | None:
+def _path(parts: SplitResult, given: str) -> str:
+    """Return the path of a file URL, whose folder is there."""
+    shown = f"{given}{_shown(parts)!r}"
+    if parts.netloc or not parts.path or parts.path.endswith("/"):
+        raise OptionError(f"{shown}: a file URL has no host and an absolute path: 'file:///folder/name.memo'")
+    if parts.fragment:
+        raise OptionError(f"{shown}: a '#' in the path of a file URL is written as '%23'")
+    try:
+        return checked_path(unquote(parts.path, errors="surrogateescape"))  # as os.fsdecode has it
+    except OptionError as error:
+        raise OptionError(f"{shown}: {error}") from None
+
+
+def _count(shown: str, text: str) -> int | None:
     if text == "none":
         return None
     try:
-        return int(text)
+        count = int(text)
     except ValueError:
         raise OptionError(f"{shown}: allowed are a whole number and 'none'") from None
+    if count < 1:
+        raise OptionError(f"{shown}: allowed are whole numbers from 1 on, and 'none'")
+    return count
 
 
-def _number(shown: str, text: str) -> float | None:
-    if text == "none":
-        return None
+def _seconds(shown: str, text: str) -> float:
     try:
         return seconds(float(text), "ttl")
     except ValueError:
-        raise OptionError(f"{shown}: allowed are seconds, more than 0, and 'none'") from None
+        raise OptionError(f"{shown}: allowed are seconds, more than 0") from None
+
+
+def _seconds_or_none(shown: str, text: str) -> float | None:
+    if text == "none":
+        return None
+    try:
+        return _seconds(shown, text)
+    except OptionError as error:
+        raise OptionError(f"{error}, and 'none'") from None
 
 
 _OPTIONS: Final[dict[str, dict[str, Callable[[str, str], Any]]]] = {
-    "memory": {"max_size": _whole, "default_ttl": _number, "cleanup_interval": _number},
+    "memory": {"max_size": _count, "default_ttl": _seconds_or_none, "cleanup_interval": _seconds_or_none},
     "null": {},
+    "file": {"max_size": _count, "default_ttl": _seconds_or_none, "timeout": _seconds},
 }
 
 

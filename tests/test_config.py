@@ -94,12 +94,12 @@ def test_a_decorated_function_finds_its_store_at_the_first_call() -> None:
 @pytest.mark.parametrize(
     ("store", "message"),
     [
-        ("a b", r"^m\.fn: store='\.\.\.' is no URL: allowed are 'memory://' and 'null://'$"),
+        ("a b", r"^m\.fn: store='\.\.\.' is no URL: allowed are 'memory://', 'null://' and 'file://'$"),
         ("memory:", r"^m\.fn: store='memory:\.\.\.' is no URL"),
-        ("http://[", r"^m\.fn: store= is no URL: allowed are 'memory://' and 'null://'$"),
+        ("http://[", r"^m\.fn: store= is no URL: allowed are 'memory://', 'null://' and 'file://'$"),
         (
             "redis://host",
-            r"^m\.fn: store='redis:\.\.\.': this scheme is not known: allowed are 'memory://' and 'null://'$",
+            r"^m\.fn: store='redis:\.\.\.': this scheme is not known: allowed are 'memory://', 'null://' and 'file://'$",
         ),
         ("memory://host", r"a memory URL has no host and no path: 'memory://\?name=value'"),
         ("null:///path", r"a null URL has no host and no path: 'null://\?name=value'"),
@@ -109,7 +109,7 @@ def test_a_decorated_function_finds_its_store_at_the_first_call() -> None:
         ),
         ("null://?max_size=5", r"there is an option that is not known: a null URL has none$"),
         ("memory://?max_size=x", r"store='memory:\.\.\.': max_size='x': allowed are a whole number and 'none'"),
-        ("memory://?max_size=0", r"^m\.fn: max_size=0: allowed is an int of at least 1"),
+        ("memory://?max_size=0", r"^m\.fn: store='memory:\.\.\.': max_size='0': allowed are whole numbers from 1 on"),
         ("memory://?default_ttl=x", r"default_ttl='x': allowed are seconds, more than 0, and 'none'"),
         ("memory://?cleanup_interval=0", r"cleanup_interval='0': allowed are seconds, more than 0, and 'none'"),
         (None, r"^m\.fn: store= is of type NoneType: allowed are a store, such as MemoryStore\(\), or 'memory://'"),

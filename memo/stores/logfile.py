@@ -34,7 +34,7 @@ SMALLEST, WIDEST = 1 << 12, 1 << 20
 LARGE: Final = 1 << 16
 """Bytes beyond which a record's payload is checked only once in a process, if the file is not signed."""
 
-_FLAGS: Final = os.O_APPEND | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_FLAGS: Final = os.O_APPEND | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 
 
 class Piece(NamedTuple):

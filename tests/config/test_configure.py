@@ -84,12 +84,15 @@ def test_the_ttl_is_that_of_urls_that_name_none(ttl: Any) -> None:
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"default": "local"}, r"^default='\.\.\.' is no URL: allowed are 'memory://' and 'null://'$"),
+    ({"default": "local"}, r"^default='\.\.\.' is no URL: allowed are 'memory://', 'null://' and 'file://'$"),
     ({"default": 5}, r"^default= is of type int: allowed are a store, such as MemoryStore\(\), or 'memory://'$"),
     ({"default": MemoryStore}, r"^default= is of type ABCMeta"),
     ({"default": ["memory://", "null://"]}, r"^default= is a list: tiers of several stores are not there yet"),
     ({"default": "redis://:hunter2@host"}, r"^default='redis:\.\.\.': this scheme is not known"),
-    ({"default": "memory://?max_size=0"}, r"max_size=0: allowed is an int of at least 1"),
+    (
+        {"default": "memory://?max_size=0"},
+        r"^default='memory:\.\.\.': max_size='0': allowed are whole numbers from 1 on",
+    ),
     ({"stores": ["memory://"]}, r"^stores= is of type list: allowed is a dict from names to stores$"),
     ({"stores": "memory://"}, r"^stores= is of type str"),
     ({"stores": {"a b": "memory://"}}, r"^stores= has a name that is not allowed: allowed are identifiers other than"),

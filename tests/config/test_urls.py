@@ -140,7 +140,7 @@ def _loaded_by_dependencies() -> bool:
 
 def test_an_error_lists_what_is_registered(mine: Any) -> None:
     mine.add("memo-other", "other = memo_mine:factory")
-    with pytest.raises(OptionError, match=r"allowed are 'memory://', 'null://', 'mine://' and 'other://'$"):
+    with pytest.raises(OptionError, match=r"allowed are 'memory://', 'null://', 'file://', 'mine://' and 'other://'$"):
         check_store("redis://host", "fn")
 
 

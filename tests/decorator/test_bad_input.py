@@ -167,7 +167,19 @@ BAD: list[tuple[str, Any]] = [
     *(("single_flight", value) for value in (True, False, "fleet", "Process", "", 1)),
     *(
         ("store", value)
-        for value in (None, 5, True, MemoryStore, object(), [], "a b", "file:///x", "my-store", "", "7")
+        for value in (
+            None,
+            5,
+            True,
+            MemoryStore,
+            object(),
+            [],
+            "a b",
+            "file:///no/folder/x",
+            "file://x",
+            "my-store",
+            "7",
+        )
     ),
     *(
         ("store", value)
