@@ -37,7 +37,7 @@ from .replay import TOLERANCE, Item, Leases, View
 __all__ = ["FileStats", "PickleFileStore", "checked_path"]
 
 T = TypeVar("T")
-Dumped = tuple[bytes, int]  # a pickle, and what is known of it
+Dumped = tuple[tuple[bytes, ...], int]  # a pickle in pieces, and what is known of it
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.01
 """Seconds between two looks whether another process has let go of the file's lock."""
@@ -350,23 +350,32 @@ class PickleFileStore(Store):
     def _loaded(self, content: Content) -> Any:
         """Return the value of a record, MISSING if it cannot be unpickled. The lock is not held: it is anyone's code."""
         try:
-            return pickle.loads(content[1])  # noqa: S301 - with a secret it is verified, else documented
+            value = pickle.loads(content[1])  # noqa: S301 - verified if there is a secret
         except Exception:  # noqa: BLE001 - what cannot be read is not there
             self._spoilt()
             return MISSING
+        view = self._view
+        if view is not None:
+            view.log.done(content)
+        return value
 
     def _dumped(self, value: Any) -> Dumped:
         """Return the pickle of a value, and what is known of it. The lock is not held: it is anyone's code."""
+        pieces: list[Any] = []
         try:
-            payload = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+            pickle.Pickler(_Pieces(pieces.append), pickle.HIGHEST_PROTOCOL).dump(value)
         except Exception as error:
             raise StoreError(
-                f"a {type(value).__module__}.{type(value).__qualname__} cannot be pickled, and so cannot be stored in a "
-                f"file ({type(error).__name__}: {error})"
+                f"a {type(value).__module__}.{type(value).__qualname__} cannot be pickled, and so cannot be stored in "
+                f"a file ({type(error).__name__}: {error})"
             ) from error
-        if len(payload) > LARGEST:
-            raise StoreError(f"a pickle of {len(payload)} bytes is too large: allowed are {LARGEST}")
-        return payload, Flags.NUMBER if type(value) in (int, float) else 0
+        if len(pieces) > 1:
+            # A bytearray is the user's own, who may change it.
+            pieces = [piece if type(piece) is bytes else bytes(piece) for piece in pieces]
+            length = sum(map(len, pieces))
+            if length > LARGEST:
+                raise StoreError(f"a pickle of {length} bytes is too large: allowed are {LARGEST}")
+        return tuple(pieces), Flags.NUMBER if type(value) in (int, float) else 0
 
     def _item(self, key: str, dumped: Dumped, ttl: Any, tags: tuple[str, ...], owner: str) -> Item:
         """Return the record of a value that is stored now."""
@@ -581,7 +590,7 @@ class PickleFileStore(Store):
                 return False
             until = math.inf if length is None else self._latest + length
             number = content[0] & Flags.NUMBER
-            self._append([self._copied(key, spot, (bytes(content[1]), number), until)])
+            self._append([self._copied(key, spot, ((bytes(content[1]),), number), until)])
             return True
 
         return self._writing(work)
@@ -668,20 +677,21 @@ class PickleFileStore(Store):
         """
         return self._compaction.now()
 
-    def _adopt(self, before: LogFile, view: View) -> None:
-        """Go on with the file in the place of which a compaction has put another one, whose view it has."""
+    def _adopt(self, old: View, target: View) -> None:
+        """Go on with the file that a compaction has just put in the place of another one; it knows what is in both."""
         with self._lock:
             mine = self._view
-            if mine is None or not mine.log.same(before) or self._inside.locked():
-                view.log.close()
+            if mine is None or not mine.log.same(old.log) or self._inside.locked():
+                target.log.close()
                 return
-            self._leases.clear()
             if self.max_size is not None:
+                mine.catch_up(old.position, self._clock.time(), final=True)
                 for key in mine.index.listed():
-                    view.index.use(key)
-            view.leases = self._leases
-            view.torn, view.damaged = mine.torn, mine.damaged
-            self._view = view
+                    target.index.use(key)
+            self._leases.clear()
+            target.leases = self._leases
+            target.torn, target.damaged = mine.torn, mine.damaged
+            self._view = target
             mine.log.close()
 
     def stats(self) -> FileStats:
@@ -762,6 +772,15 @@ class PickleFileStore(Store):
         if self._quick(checked_key(key)):
             return self.ttl(key)
         return await asyncio.to_thread(self.ttl, key)
+
+
+class _Pieces:
+    """Takes a pickle piece by piece: what is large in a value comes as it is, without being copied."""
+
+    __slots__ = ("write",)
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self.write = write
 
 
 def checked_path(path: Any) -> str:

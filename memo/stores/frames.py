@@ -40,6 +40,7 @@ __all__ = [
     "Head",
     "Identity",
     "Kind",
+    "Payload",
     "Windows",
     "decode_meta",
     "decode_text",
@@ -68,6 +69,9 @@ _READ: Final = struct.Struct("<4sIxB2x8xIII4xI")  # of the same, what a read of 
 
 Content = tuple[int, bytes | memoryview]
 """What a record of a value holds: its flags and its payload."""
+
+Payload = bytes | memoryview | tuple[bytes, ...]
+"""What is to be written: a pickle, in one piece or in several, so that a large one need not be copied together."""
 
 _SMALL: Final = 1 << 14
 """Bytes up to which a copy is cheaper than a view."""
@@ -229,20 +233,27 @@ class Identity:
         return start + _SEAL.pack(crc32(start)) + mac
 
     @classmethod
-    def of(cls, data: bytes, keys: tuple[bytes, ...], path: str) -> Identity:
+    def of(cls, data: bytes, keys: tuple[bytes, ...] | None, path: str) -> Identity:
         """Return that of a file that begins with `data`.
+
+        Args:
+            data: the first bytes.
+            keys: None: whoever asks unpickles nothing, so that nothing has to be verified.
+            path: of the file, for the error.
 
         Raises:
             StoreError: it is not memo's, of another format, or signed otherwise.
         """
         refused = f"{path!r} is refused, and left as it is"
         if len(data) < HEADER or not data.startswith(MAGIC):
-            raise StoreError(f"{refused}: it was not written by PickleFileStore: give the path of a new file")
+            raise StoreError(f"{refused}: it was not written by PickleFileStore: give another path")
         _, version, signed, file_id, check, mac = _HEADER.unpack_from(data)
         if version != VERSION:
             raise StoreError(f"{refused}: its format is {version}, and this memo knows {VERSION}: upgrade memo-cache")
         if check != crc32(data[:28]) or signed > 1:
             raise StoreError(f"{refused}: its header is damaged: remove it, and a new one is made")
+        if keys is None:
+            return cls(file_id, (b"nobody's",) if signed else ())
         if signed and not keys:
             raise StoreError(f"{refused}: it is signed: give the secret= that it was made with")
         if keys and not signed:
@@ -269,26 +280,32 @@ class Identity:
         flags: int,
         key: bytes,
         meta: bytes,
-        payload: bytes | memoryview,
+        payload: Payload,
         made: float,
         until: float,
     ) -> tuple[bytes | memoryview, ...]:
         """Return the pieces of a record that is going to stand at `offset`."""
+        pieces = payload if isinstance(payload, tuple) else (payload,)
+        length = payload_check = 0
+        for piece in pieces:
+            length += len(piece)
+            payload_check = crc32(piece, payload_check)
         rest = _HEAD.pack(
-            SYNC, 0, kind, flags, 0, gap, len(key), len(meta), len(payload),
-            crc32(meta, crc32(key)), crc32(payload), made, until,
+            SYNC, 0, kind, flags, 0, gap, len(key), len(meta), length,
+            crc32(meta, crc32(key)), payload_check, made, until,
         )[8:]  # fmt: skip
         check = crc32(rest, self._start(offset))
         seal = _SEAL.pack(check ^ 0xFFFFFFFF)
         start = SYNC + _SEAL.pack(check) + rest + key + meta
         if not self.keys:
-            return (start, payload, seal) if payload else (start, seal)
+            return (start, *pieces, seal)
         mac = self._macs[0].copy()
         mac.update(_OFFSET.pack(offset) + start)
-        mac.update(payload)
-        return start, payload, mac.digest(), seal
+        for piece in pieces:
+            mac.update(piece)
+        return (start, *pieces, mac.digest(), seal)
 
-    def _verified(self, data: bytes, end: int, offset: int) -> bool:
+    def _verified(self, data: bytes | memoryview, end: int, offset: int) -> bool:
         """Return whether what stands at `end` of a record is the mac, by any of the keys, of what stands before it."""
         for begun in self._macs:
             mac = begun.copy()
@@ -323,7 +340,7 @@ class Identity:
             return None
         return body[: head.key], body[head.key :]
 
-    def content(self, data: bytes, offset: int, key: bytes, checked: bool) -> Content | None:
+    def content(self, data: bytes | memoryview, offset: int, key: bytes, checked: bool) -> Content | None:
         """Return what a whole record of a value holds, if it is that of `key` and as it was written at `offset`.
 
         Args:

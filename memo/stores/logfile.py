@@ -1,6 +1,7 @@
 """One open log file: how it is opened safely, locked, read and appended to; it does not know what a record means.
 
-Nothing here waits, and nothing takes a lock of this process: whoever uses a LogFile has one.
+Nothing here waits, and nothing takes a lock of this process: whoever opens or uses a LogFile has one, which no fork
+leaves behind. So no fork comes between the opening of a file and the noting of it, after which a child closes it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import stat
 import weakref
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ..errors import StoreError
-from ..forks import fork_safe_lock, in_child
+from ..forks import in_child
 from .frames import HEAD, HEADER, MAGIC, SEAL, SYNC, Content, Head, Identity
 
 try:
@@ -32,7 +33,10 @@ SMALLEST, WIDEST = 1 << 12, 1 << 20
 """Bytes that are read at once while a log is read through: few after a large record, more from one to the next."""
 
 LARGE: Final = 1 << 16
-"""Bytes beyond which a record's payload is checked only once in a process, if the file is not signed."""
+"""Bytes from which on a record's payload is checked only once in a process, if the file is not signed."""
+
+KEPT: Final = 1 << 23
+"""Bytes of memory that are kept for large records between two reads."""
 
 _FLAGS: Final = os.O_APPEND | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 
@@ -76,10 +80,9 @@ class LogFile:
         self.path = path
         self.writable = True
         self.suspect = False  # whether the last scan ended at what cannot be a record that is still being written
-        self._checked: set[int] = set()  # offsets of large records whose payload this process has checked
-        with _opening:
-            self.fd = self._open()
-            _logs[id(self)] = weakref.ref(self, partial(_logs.pop, id(self)))
+        self._prepare()
+        self.fd = self._open()
+        _logs[id(self)] = weakref.ref(self, partial(_logs.pop, id(self)))
         try:
             self._admit()
             self.identity = self._identify(keys)
@@ -96,10 +99,10 @@ class LogFile:
             OSError: it cannot be made.
         """
         log = cls.__new__(cls)
-        log.path, log.writable, log.suspect, log._checked = path, True, False, set()
-        with _opening:
-            log.fd = log._open()
-            _logs[id(log)] = weakref.ref(log, partial(_logs.pop, id(log)))
+        log.path, log.writable, log.suspect = path, True, False
+        log._prepare()
+        log.fd = log._open()
+        _logs[id(log)] = weakref.ref(log, partial(_logs.pop, id(log)))
         try:
             log._admit()
             # Whoever held the lock may have given the file another name meanwhile: then it is no longer this one.
@@ -107,11 +110,40 @@ class LogFile:
                 log.close()
                 return None
             data = os.pread(log.fd, HEADER, 0)
-            if data and not data.startswith(MAGIC):
+            if data[: len(MAGIC)] != MAGIC[: len(data)]:
                 raise log._refuse("a file of somebody else's")
             os.ftruncate(log.fd, 0)
             log.identity = Identity.new(keys)
-            log.append([log.identity.header()])
+            try:
+                log.append([log.identity.header()])
+            except BaseException:
+                os.unlink(path)
+                raise
+        except BaseException:
+            log.close()
+            raise
+        return log
+
+    def _prepare(self) -> None:
+        self._checked: set[int] = set()  # offsets of large records whose payload this process has checked
+        self._buffer: Any = None  # for the next large record
+
+    @classmethod
+    def reading(cls, path: str) -> LogFile:
+        """Return the log at `path` for who only lists what is in it: nothing is made, locked, verified or changed.
+
+        Raises:
+            StoreError: it is no log.
+            OSError: it cannot be opened.
+        """
+        log = cls.__new__(cls)
+        log.path, log.writable, log.suspect, log._checked = path, False, False, set()
+        log.fd = log._open()
+        _logs[id(log)] = weakref.ref(log, partial(_logs.pop, id(log)))
+        try:
+            if not stat.S_ISREG(os.fstat(log.fd).st_mode):
+                raise log._refuse("no regular file")
+            log.identity = Identity.of(os.pread(log.fd, HEADER, 0), None, path)
         except BaseException:
             log.close()
             raise
@@ -129,8 +161,10 @@ class LogFile:
 
     def _open(self) -> int:
         try:
-            # 0600 from the start: the process's umask can only take bits away.
-            return os.open(self.path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
+            if self.writable:
+                # 0600 from the start: the process's umask can only take bits away.
+                return os.open(self.path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
+            return os.open(self.path, os.O_RDONLY | _FLAGS)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise self._refuse("a symbolic link") from None
@@ -138,7 +172,7 @@ class LogFile:
                 raise self._refuse("a folder") from None
             if error.errno in (errno.ENXIO, errno.ENODEV):
                 raise self._refuse("a device") from None
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if not self.writable or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
         self.writable = False
         return os.open(self.path, os.O_RDONLY | _FLAGS)
@@ -227,13 +261,25 @@ class LogFile:
             length: bytes that it has.
             key: whose it has to be.
         """
-        data = os.pread(self.fd, length, offset)
         if length < LARGE:
-            return self.identity.content(data, offset, key, False)
+            return self.identity.content(os.pread(self.fd, length, offset), offset, key, False)
+        # Into memory that was used before: to be given so much anew by the system takes longer than to read it.
+        buffer, self._buffer = self._buffer, None
+        if buffer is None or len(buffer) < length:
+            buffer = bytearray(length)
+        data = memoryview(buffer)[:length]
+        if os.preadv(self.fd, [data], offset) != length:
+            return None
         content = self.identity.content(data, offset, key, offset in self._checked)
         if content is not None:
             self._checked.add(offset)
         return content
+
+    def done(self, content: Content) -> None:
+        """Take back the memory in which a content was returned, which nobody needs any more."""
+        buffer: Any = getattr(content[1], "obj", None)
+        if type(buffer) is bytearray and len(buffer) <= KEPT:
+            self._buffer = buffer
 
     def scan(self, start: int, size: int, final: bool) -> Iterator[Piece]:
         """Yield what stands from `start` to `size`, as far as it can be told.
@@ -324,8 +370,6 @@ class LogFile:
 
 _MOST: Final = 1024  # IOV_MAX of Linux
 
-# Guards the opening of a file together with its place in `_logs`, so that no fork comes in between.
-_opening = fork_safe_lock()
 _logs: dict[int, weakref.ref[LogFile]] = {}  # weakly, by id
 
 

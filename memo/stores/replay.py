@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from ..entry import TaggedLease
 from ..stats import logger
-from .frames import Flags, Kind, decode_meta, decode_text, decode_texts, encode_text
+from .frames import Flags, Kind, Payload, decode_meta, decode_text, decode_texts, encode_text
 from .index import Index
 from .logfile import LogFile, Piece
 from .patterns import compile_pattern
@@ -29,7 +29,7 @@ class Item(NamedTuple):
     kind: Kind
     key: str = ""
     meta: bytes = b""
-    payload: bytes | memoryview = b""
+    payload: Payload = ()
     flags: int = 0
     made: float = 0.0
     until: float = math.inf
