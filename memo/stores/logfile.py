@@ -24,7 +24,7 @@ try:
 except ImportError:  # pragma: no cover - Windows; PickleFileStore says so
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCKS", "LogFile", "Piece"]
+__all__ = ["LOCKS", "LogFile", "Piece", "store_error"]
 
 LOCKS: Final = fcntl is not None
 """Whether this system has the locks that processes need to share a file."""
@@ -39,6 +39,11 @@ KEPT: Final = 1 << 23
 """Bytes of memory that are kept for large records between two reads."""
 
 _FLAGS: Final = os.O_APPEND | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
+
+
+def store_error(path: str, error: OSError) -> StoreError:
+    """Return what a caller is told of what the system has answered."""
+    return StoreError(f"{path!r}: {error.strerror or type(error).__name__}")
 
 
 class Piece(NamedTuple):
@@ -171,11 +176,14 @@ class LogFile:
             if error.errno == errno.EISDIR:
                 raise self._refuse("a folder") from None
             if error.errno in (errno.ENXIO, errno.ENODEV):
-                raise self._refuse("a device") from None
+                raise self._refuse("a socket or a device") from None
             if not self.writable or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
-        self.writable = False
-        return os.open(self.path, os.O_RDONLY | _FLAGS)
+            self.writable = False
+            try:
+                return os.open(self.path, os.O_RDONLY | _FLAGS)
+            except FileNotFoundError:
+                raise error from None  # it is not there, and this is why it could not be made
 
     def _refuse(self, what: str) -> StoreError:
         return StoreError(f"{self.path!r} is {what}: allowed is a file of memo's own, or the name of a new one")
@@ -199,16 +207,24 @@ class LogFile:
             try:
                 data = os.pread(self.fd, HEADER, 0)  # another process may have been faster
                 if not data or Identity.begun(data):
-                    if data:
-                        os.ftruncate(self.fd, 0)  # nothing but the beginning of a header is lost
-                    data = Identity.new(keys).header()
-                    if os.write(self.fd, data) != len(data):
-                        raise OSError(errno.ENOSPC, "the header could not be written whole", self.path)
+                    data = self._new_header(keys)
             finally:
                 self.unlock()
         if not data or Identity.begun(data):
-            raise OSError(errno.EAGAIN, "another process is writing the header", self.path)
+            raise BlockingIOError(errno.EAGAIN, "another process is making the file just now", self.path)
         return Identity.of(data, keys, self.path)
+
+    def _new_header(self, keys: tuple[bytes, ...]) -> bytes:
+        """Write a header into a file that has at most the beginning of one; the lock is held."""
+        data = Identity.new(keys).header()
+        os.ftruncate(self.fd, 0)
+        os.fchmod(self.fd, 0o600)  # whatever the umask has taken away, and whoever has made the file
+        try:
+            self.append([data])
+        except OSError:
+            os.ftruncate(self.fd, 0)  # a beginning that is too short would not be known again
+            raise
+        return data
 
     def close(self) -> None:
         """Close the file; a lock that this process has on it is gone."""
@@ -234,6 +250,8 @@ class LogFile:
         Raises:
             StoreError: this file system has no such locks.
         """
+        if self.fd < 0:
+            raise OSError(errno.EBADF, "closed meanwhile: this is the child of a fork", self.path)
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -248,8 +266,12 @@ class LogFile:
         return True
 
     def unlock(self) -> None:
-        """Let go of the lock."""
-        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        """Let go of the lock; nothing happens if it is not held."""
+        if self.fd >= 0:
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_UN)
+            except OSError:
+                self.close()  # this lets go of it in any case, and the next operation opens the file anew
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
