@@ -11,6 +11,7 @@ A process that is killed in here leaves the old file as it was, and a new one th
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import weakref
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import StoreError
 from ..forks import fork_safe_lock
-from .frames import HEAD, Flags, Kind, encode_text
-from .logfile import LogFile, Piece
-from .replay import Item, Leases, View
+from .frames import HEAD, Flags, Kind, decode_text, encode_text
+from .logfile import LogFile, Piece, store_error
+from .replay import TOLERANCE, Item, Leases, View
 
 if TYPE_CHECKING:
     from .file import PickleFileStore
@@ -34,7 +35,7 @@ _BATCH: Final = 1 << 20
 """Bytes that are copied with one write."""
 
 _FEW: Final = 1 << 16
-"""Bytes that may be left to copy when the old file is locked."""
+"""Bytes that may be left to copy when the old file is locked, which takes some milliseconds."""
 
 
 class _Stopped(Exception):
@@ -46,11 +47,13 @@ class Compaction:
 
     def __init__(self, store: PickleFileStore) -> None:
         self._store = weakref.ref(store)
-        # Guards the fields below. Not held while anything is done.
+        # Held while a file is opened, so that no fork comes in between, and while the thread is started, so that who
+        # stops it finds it started.
         self._lock = fork_safe_lock()
         self._thread: threading.Thread | None = None
-        self._next = 2 * SMALLEST  # the file's size from which on the garbage is looked at again
         self._stopped = threading.Event()
+        self._next = 0  # the size from which on the garbage is looked at again,
+        self._file = b""  # of the file with this id
         self.count = 0
 
     # -- when --------------------------------------------------------------------------------------------------------
@@ -59,7 +62,9 @@ class Compaction:
         """Rewrite the file in a thread if there is reason to; to find that there is none takes no time."""
         store = self._store()
         view = None if store is None else store._view
-        if view is None or view.size < self._next or self._thread is not None:
+        if view is None or view.size < 2 * SMALLEST or self._thread is not None:
+            return
+        if view.size < self._next and view.log.identity.file_id == self._file:
             return
         with self._lock:
             if self._thread is None:
@@ -69,21 +74,26 @@ class Compaction:
                     self._thread.start()
                 except RuntimeError:  # no more threads, or the interpreter is ending
                     self._thread = None
+                except BaseException:  # Ctrl-C; if the thread runs all the same, it is left to itself
+                    self._thread = None
+                    raise
 
     def _run(self) -> None:
         store = self._store()
         try:
             if store is not None and self._worth(store):
                 self._compact(store)
-                self._worth(store)
-        except (StoreError, OSError, _Stopped) as error:
-            if store is not None and not isinstance(error, _Stopped):
-                store._failed("compact", error)
+                self._worth(store)  # of the new file, to know when to look again
+        except _Stopped:
+            pass
+        except (StoreError, OSError) as error:
+            assert store is not None
+            store._failed("compact", error)
         finally:
             self._thread = None
 
     def _worth(self, store: PickleFileStore) -> bool:
-        """Return whether garbage outweighs what lives; if not, say when to look again."""
+        """Return whether garbage outweighs what lives, and note when to look again."""
         store.cleanup()
         with store._lock:
             view = store._view
@@ -91,8 +101,9 @@ class Compaction:
                 return False
             live = view.index.live
             garbage = view.size - view.log.first - live
+            self._file = view.log.identity.file_id
             if garbage > live + SMALLEST and view.log.writable:
-                self._next = view.size + SMALLEST  # if it fails, not at once again
+                self._next = view.size + max(SMALLEST, live)  # if it fails, not at once again
                 return True
             self._next = view.size + max(SMALLEST, live - garbage)
             return False
@@ -107,52 +118,58 @@ class Compaction:
         except _Stopped:
             return False
         except OSError as error:
-            raise StoreError(f"{store.path!r}: {error.strerror or type(error).__name__}") from error
+            raise store_error(store.path, error) from error
         return True
 
     def stop(self) -> None:
         """Break off a compaction that is under way, and wait until it is over."""
-        thread = self._thread
         self._stopped.set()
-        if thread is not None and thread is not threading.current_thread():
+        with self._lock:
+            thread = self._thread
+        # A signal handler may find one that this very thread was just starting.
+        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join()
 
     # -- how ---------------------------------------------------------------------------------------------------------
 
     def _compact(self, store: PickleFileStore) -> None:
         folder, name = os.path.split(store.path)
-        temporary = os.path.join(folder, f".{name}.compact")
         with contextlib.ExitStack() as stack:
-            old = View(LogFile(store.path, store._keys), Leases(), store.max_size is not None)
+            with self._lock:
+                old = View(LogFile(store.path, store._keys), Leases(), store.max_size is not None)
             stack.callback(old.log.close)
             if not old.log.writable:
                 raise _Stopped
-            new = LogFile.begin(temporary, store._keys)
+            with self._lock:
+                new = LogFile.begin(os.path.join(folder, f".{name}.compact"), store._keys)
             if new is None:
                 raise _Stopped  # another process is compacting
-            kept = stack.enter_context(contextlib.ExitStack())
-            kept.callback(new.close)
-            kept.callback(_remove, new)
-            target = View(new, Leases(), store.max_size is not None)
-            size = self._copy_living(store, old, target)
-            while True:
-                before = size
-                size = self._copy_rest(store, old, target, final=False)
-                if size - before <= _FEW:
-                    break
-            os.fsync(new.fd)
-            self._lock_old(store, old)
-            self._copy_rest(store, old, target, final=True)
-            if old.log.size() is None:
-                raise _Stopped  # somebody has replaced it: that is not undone
-            os.rename(temporary, store.path)
-            kept.pop_all()  # it is the file now
+            try:
+                target = View(new, Leases(), store.max_size is not None)
+                self._copy_living(store, old, target)
+                self._copy_rest(store, old, target)
+                os.fsync(new.fd)
+                self._put_in_place(store, old, target)
+            except BaseException:
+                _remove(new)
+                new.close()
+                raise
+        _sync_folder(folder)
+        self.count += 1
+
+    def _put_in_place(self, store: PickleFileStore, old: View, target: View) -> None:
+        """Copy what is left, with the old file locked, and let the new file be the one that all use."""
+        new = target.log
+        self._lock_old(store, old)
+        # The store's own threads wait for it, a moment: they go on with what this View knows already.
+        with store._lock:
+            self._copy(store, old, target, final=True)
+            if old.log.size() is None or new.size() is None:
+                raise _Stopped  # somebody has replaced one of them: that is not undone
+            os.rename(new.path, store.path)
             new.path = store.path
             new.unlock()
-            old.log.unlock()
-            _sync_folder(folder)
-        self.count += 1
-        store._adopt(old.log, target)
+            store._adopt(old, target)
 
     def _lock_old(self, store: PickleFileStore, old: View) -> None:
         pause, waited = 0.001, 0.0
@@ -161,41 +178,55 @@ class Compaction:
                 raise _Stopped
             waited += pause
 
-    def _copy_living(self, store: PickleFileStore, old: View, target: View) -> int:
-        """Copy what lives in the old file as it is now; return up to where that was read."""
-        now = store._clock.time()
-        size = old.log.size()
-        if size is None:
-            raise _Stopped
-        old.catch_up(size, now, final=False)
-        spots = []
-        for key in old.index.listed():
-            spot = old.index.find(key)
+    def _copy_living(self, store: PickleFileStore, old: View, target: View) -> None:
+        """Copy what lives in the old file as it is now."""
+        self._follow(store, old, None, final=False)
+        now, index = store._clock.time(), old.index
+        places = []
+        for key in index.listed():
+            spot = index.find(key)
             if spot is not None and now < spot.kept_until:
-                spots.append((spot.offset, spot.length, key))
-        spots.sort()
+                places.append((spot.offset, spot.length, key))
+        places.sort()  # the order of the writes is that of use to other processes
         batch = _Batch(target)
-        for offset, length, key in spots:
-            if self._stopped.is_set():
-                raise _Stopped
+        for offset, length, key in places:
+            self._go_on()
             batch.add(_value(old.log, offset, length, key))
         batch.flush()
-        return old.position
 
-    def _copy_rest(self, store: PickleFileStore, old: View, target: View, final: bool) -> int:
-        """Copy what was appended since; return up to where that was read."""
-        size = old.log.size()
-        if size is None or self._stopped.is_set():
-            raise _Stopped
+    def _copy_rest(self, store: PickleFileStore, old: View, target: View) -> None:
+        """Copy what others append meanwhile, until there is little left, or no less than there was."""
+        before = math.inf
+        while True:
+            start = old.position
+            self._copy(store, old, target, final=False)
+            size = old.position - start
+            if size <= _FEW or size > before / 2:
+                return
+            before = size
+
+    def _copy(self, store: PickleFileStore, old: View, target: View, final: bool) -> None:
+        """Copy what was appended since."""
         batch = _Batch(target)
-        now = store._clock.time()
-        for piece in old.log.scan(old.position, size, final):
-            old.follow(piece, now)
-            batch.add(_same(old.log, piece))
+        self._follow(store, old, batch, final)
         batch.flush()
+
+    def _follow(self, store: PickleFileStore, old: View, batch: _Batch | None, final: bool) -> None:
+        """Read what was appended to the old file since, and write it into a batch if there is one."""
+        size, now = old.log.size(), store._clock.time()
+        if size is None or size < old.position:
+            raise _Stopped  # it was replaced or cut off: that is not undone
+        for piece in old.log.scan(old.position, size, final):
+            self._go_on()
+            old.follow(piece, now)
+            if batch is not None:
+                batch.add(_same(old.log, piece, now))
         if old.log.suspect:
+            raise _Stopped  # something that cannot be read stands at the end: who writes next says what it is
+
+    def _go_on(self) -> None:
+        if self._stopped.is_set():
             raise _Stopped
-        return old.position
 
 
 class _Batch:
@@ -235,15 +266,17 @@ def _value(log: LogFile, offset: int, length: int, key: str) -> Item | None:
     return Item(Kind.VALUE, key, data[start : start + head.meta], content[1], head.flags, head.made, head.until)
 
 
-def _same(log: LogFile, piece: Piece) -> Item | None:
+def _same(log: LogFile, piece: Piece, now: float) -> Item | None:
     """Return a record that says the same as a stretch of the old file; None: that says nothing."""
     head = piece.head
     if head is None:
         return None if piece.torn else Item(Kind.CLEAR)
-    key = piece.key.decode("utf-8", "surrogatepass")
+    key = decode_text(piece.key)
     if head.kind == Kind.VALUE:
-        # What is hidden by a value that cannot be read stays hidden.
-        return _value(log, piece.offset, piece.end - piece.offset, key) or Item(Kind.DELETE, key)
+        # What is hidden by a value that cannot be read, or that a clock in the future has made, stays hidden.
+        current = head.made <= now + TOLERANCE
+        value = _value(log, piece.offset, piece.end - piece.offset, key) if current else None
+        return value or Item(Kind.DELETE, key)
     return Item(Kind(head.kind), key, piece.meta, b"", Flags(head.flags), head.made, head.until)
 
 

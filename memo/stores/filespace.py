@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..entry import ABSENT, MISSING, Reading
 from ..errors import StoreError
 from .base import Space
 from .frames import Kind
+from .logfile import store_error
 from .replay import Item
 
 if TYPE_CHECKING:
@@ -40,11 +43,14 @@ class FileSpace(Space):
         try:
             found = store._found(key, self.owner)
         except OSError as error:
-            raise StoreError(f"{store.path!r}: {error.strerror or type(error).__name__}") from error
+            raise store_error(store.path, error) from error
         # After the file was read: what was in it has voided the lease if it was to.
-        lease = store._leases.get(key, self)
-        value = MISSING if found is None else store._loaded(found[1])
-        if found is None or value is MISSING:
+        return self._judged(found, store._leases.get(key, self))
+
+    def _judged(self, found: Any, lease: Any) -> tuple[Reading, Any]:
+        """Return the reading of what the file has, and the value that is there at all. The lock is not held."""
+        value = MISSING if found is None else self._store._loaded(found[1])
+        if value is MISSING:
             return (ABSENT if lease is None else Reading(MISSING, lease)), MISSING
         spot, _, now = found
         if now < spot.due:
@@ -59,35 +65,41 @@ class FileSpace(Space):
 
     def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
         """Return the value at `key`, else a lease: the one that stands there or a new one."""
-        if not renew:
-            try:
+        try:
+            if renew:
+                self._store._reading(_nothing)  # what others have done until now does not void it
+            else:
                 reading = self.read(key)
                 if reading.value is not MISSING and not reading.due:
                     return reading
-            except StoreError:
-                pass  # what is appended from now on voids the lease; a file that is opened anew voids it, too
+        except (StoreError, OSError):
+            pass  # what has not been read yet voids the lease; a file that is opened anew voids it, too
         with self._store._lock:
             return Reading(MISSING, self._store._leases.take(key, tags, self, renew))
 
     def fill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
         """Store a value if the lease stands; if it fails, neither old value nor lease stays."""
-        store = self._store
-        try:
-            dumped = store._dumped(value)
-        except StoreError:
-            store._let_go(key, lease)
-            raise
-        return store._store([(key, dumped)], ttl, tags, self.owner, lease)
+        (answer,) = self.fill_many([(key, lease, value, ttl, tags)])
+        if isinstance(answer, Exception):
+            raise answer
+        stored: bool = answer
+        return stored
 
     def release(self, key: Any, lease: Any, remove: bool) -> None:
         """Take a lease away if it still stands, and with `remove` the value too."""
         store = self._store
-        if remove:
-            store._writing(lambda: store._leases.stands(key, lease) and store._remove([key], self.owner))
+        if not remove:
+            with store._lock:
+                if store._leases.stands(key, lease):
+                    store._leases.void(key)
             return
-        with store._lock:
-            if store._leases.stands(key, lease):
-                store._leases.void(key)
+        try:
+            if store._reading(lambda: store._kept(key)) is not None:
+                store._writing(lambda: store._leases.stands(key, lease) and store._remove([key], self.owner))
+        except OSError as error:
+            raise store_error(store.path, error) from error
+        finally:
+            store._let_go(key, lease)
 
     def put(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> None:
         """Store a value and void the lease."""
@@ -95,7 +107,80 @@ class FileSpace(Space):
 
     def remove(self, key: Any) -> bool:
         """Remove the value at `key` and void the lease; what is there under another's name stays."""
-        return self._store._writing(lambda: self._store._remove([key], self.owner)) > 0
+        return self.remove_many([key]) > 0
+
+    # Several keys at once: one reading of the file, and one write with one lock.
+
+    def read_many(self, keys: Sequence[Any]) -> list[Any]:
+        """Return what stands at each key; what fails is the answer for all."""
+        store = self._store
+
+        def look() -> list[Any]:
+            found = []
+            for key in keys:
+                spot = store._kept(key)
+                content = store._content(key, spot) if spot is not None and spot.owner == self.owner else None
+                there = None if content is None else (spot, content, store._latest)
+                found.append((there, store._leases.get(key, self)))
+            return found
+
+        try:
+            return [self._judged(*each)[0] for each in store._reading(look)]
+        except StoreError as error:
+            return [error] * len(keys)
+        except OSError as error:
+            return [store_error(store.path, error)] * len(keys)
+
+    def take_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]], renew: bool) -> list[Any]:
+        """Do what `take` does with each key and its tags."""
+        store = self._store
+        answers: list[Any] = [ABSENT] * len(calls)
+        if renew:
+            with contextlib.suppress(StoreError, OSError):
+                store._reading(_nothing)
+        else:
+            answers = self.read_many([key for key, _ in calls])
+        with store._lock:
+            for index, (key, tags) in enumerate(calls):
+                reading = answers[index]
+                if isinstance(reading, Exception) or reading.value is MISSING or reading.due:
+                    answers[index] = Reading(MISSING, store._leases.take(key, tags, self, renew))
+        return answers
+
+    def fill_many(self, fills: Sequence[tuple[Any, Any, Any, Any, tuple[str, ...]]]) -> list[Any]:
+        """Do what `fill` does with each key, lease, value, ttl and tags, as one write; an error is an answer, too."""
+        store = self._store
+        answers: list[Any] = [False] * len(fills)
+        dumped: dict[int, Any] = {}
+        for index, (key, lease, value, _, _) in enumerate(fills):
+            try:
+                dumped[index] = store._dumped(value)
+            except StoreError as error:  # noqa: PERF203 - it concerns one of many
+                store._let_go(key, lease)
+                answers[index] = error
+
+        def work() -> None:
+            items = []
+            for index, pickled in dumped.items():
+                key, lease, _, ttl, tags = fills[index]
+                if store._leases.stands(key, lease):
+                    items.append(store._item(key, pickled, ttl, tags, self.owner))
+                    answers[index] = True
+            if items:
+                store._append(items)
+
+        try:
+            if dumped:
+                store._writing(work)
+        except StoreError as error:
+            for index in dumped:
+                store._let_go(*fills[index][:2])
+                answers[index] = error
+        return answers
+
+    def remove_many(self, keys: Sequence[Any]) -> int:
+        """Remove several values and void the leases with one write; return how many values there were."""
+        return self._store._writing(lambda: self._store._remove(keys, self.owner)) if keys else 0
 
     def remove_all(self) -> None:
         """Remove everything that bears this function's name."""
@@ -133,3 +218,7 @@ class FileSpace(Space):
         if self._store._quick(key):
             return self.take(key, tags, renew)
         return await asyncio.to_thread(self.take, key, tags, renew)
+
+
+def _nothing() -> None:
+    """Have nothing to do when all that is in the file has been read."""

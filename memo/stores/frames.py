@@ -13,6 +13,9 @@ The checks begin with the file's id and the record's offset. So a copy of a reco
 elsewhere in this one: not in a value that contains bytes of its own log, either. A kill in the middle of a write leaves
 a beginning of a record, without its seal. `gap` says how many bytes before a record its writer, which held the lock,
 took for such a beginning: what it could not read for any other reason it does not declare.
+
+That record may be spoilt in its turn, and what is left then looks as if nobody had written behind the beginning. So the
+header ends with a note, the only bytes that are written twice: where the latest such stretch stands.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ __all__ = [
     "HEADER",
     "LARGEST",
     "MAGIC",
+    "NOTE",
     "SEAL",
     "SYNC",
     "Content",
@@ -55,7 +59,9 @@ MAGIC: Final = b"\x89memolog"
 VERSION: Final = 1
 
 _HEADER: Final = struct.Struct("<8sHH16sI32s")  # magic, version, whether it is signed, id, check, mac
-HEADER: Final = _HEADER.size
+_NOTE: Final = struct.Struct("<QQI")  # where the latest torn stretch begins and ends, check
+NOTE: Final = _HEADER.size  # where it stands
+HEADER: Final = NOTE + _NOTE.size
 
 SYNC: Final = b"\xa7mR\x1e"
 """What begins a record, and is looked for where one cannot be read."""
@@ -99,6 +105,7 @@ class Kind(IntEnum):
     TAGS = 4  # of all that bears one of the tags
     OWNER = 5  # of all of one function
     CLEAR = 6
+    VOID = 7  # of no value: what is at the key stays, but no load that began before fills it
 
 
 class Flags(IntFlag):
@@ -230,7 +237,19 @@ class Identity:
         """Return the file's first bytes."""
         start = _HEADER.pack(MAGIC, VERSION, bool(self.keys), self.file_id, 0, b"")[:28]
         mac = hmac.digest(self.keys[0], start, hashlib.sha256) if self.keys else bytes(32)
-        return start + _SEAL.pack(crc32(start)) + mac
+        return start + _SEAL.pack(crc32(start)) + mac + bytes(_NOTE.size)
+
+    def note(self, start: int, end: int) -> bytes:
+        """Return what the header says when the latest torn stretch stands from `start` to `end`."""
+        places = _NOTE.pack(start, end, 0)[:16]
+        return places + _SEAL.pack(crc32(places, self._seed))
+
+    def noted(self, data: bytes) -> tuple[int, int]:
+        """Return where the latest torn stretch stands, by the header; nowhere if that does not say."""
+        if len(data) < HEADER:
+            return 0, 0
+        start, end, check = _NOTE.unpack_from(data, NOTE)
+        return (start, end) if check == crc32(data[NOTE : NOTE + 16], self._seed) else (0, 0)
 
     @classmethod
     def of(cls, data: bytes, keys: tuple[bytes, ...] | None, path: str) -> Identity:
@@ -265,7 +284,7 @@ class Identity:
     @staticmethod
     def begun(data: bytes) -> bool:
         """Return whether a file holds the beginning of a header and nothing else: its maker was killed just then."""
-        return len(MAGIC) <= len(data) < HEADER and data.startswith(MAGIC)
+        return 0 < len(data) < HEADER and data[: len(MAGIC)] == MAGIC[: len(data)]
 
     # -- records -----------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from ..errors import StoreError
 from ..forks import in_child
-from .frames import HEAD, HEADER, MAGIC, SEAL, SYNC, Content, Head, Identity
+from .frames import HEAD, HEADER, MAGIC, NOTE, SEAL, SYNC, Content, Head, Identity
 
 try:
     import fcntl
@@ -132,6 +132,7 @@ class LogFile:
     def _prepare(self) -> None:
         self._checked: set[int] = set()  # offsets of large records whose payload this process has checked
         self._buffer: Any = None  # for the next large record
+        self._sought = (0, 0)  # behind which place there is no record, up to which place
 
     @classmethod
     def reading(cls, path: str) -> LogFile:
@@ -148,7 +149,10 @@ class LogFile:
         try:
             if not stat.S_ISREG(os.fstat(log.fd).st_mode):
                 raise log._refuse("no regular file")
-            log.identity = Identity.of(os.pread(log.fd, HEADER, 0), None, path)
+            data = os.pread(log.fd, HEADER, 0)
+            if not data or Identity.begun(data):
+                raise StoreError(f"{path!r} is empty: the store that makes it has not written its header")
+            log.identity = Identity.of(data, None, path)
         except BaseException:
             log.close()
             raise
@@ -339,24 +343,34 @@ class LogFile:
                         yield Piece(at, end, head, *body) if body is not None else Piece(at, end, None)
                         at = end
                         continue
-            found = self._next(at + 1, size)
+            first, last = identity.noted(os.pread(self.fd, HEADER, 0))
+            if first <= at < last <= size:
+                yield Piece(at, last, None, torn=True)
+                at = last
+                continue
+            found = self._next(at, size, final)
             if found is not None:
                 # What its writer has found before it, with the lock held, it has declared.
                 yield Piece(at, found[0], None, torn=found[1].gap >= found[0] - at)
                 at = found[0]
                 continue
-            begun = size - at < HEAD or (head is not None and end > size)
+            # Nobody has written behind it: that would have been noted.
+            begun = last <= at and (size - at < HEAD or (head is not None and end > size))
             if final:
                 yield Piece(at, size, None, torn=begun)
             self.suspect = not begun and not final
             return
         self.suspect = False
 
-    def _next(self, start: int, size: int) -> tuple[int, Head] | None:
-        """Return offset and head of the first record from `start` on."""
-        base = start
+    def _next(self, behind: int, size: int, final: bool) -> tuple[int, Head] | None:
+        """Return offset and head of the first record behind what cannot be read."""
+        # A record of many bytes that is being written is looked at again and again: only at what is new of it.
+        base, width = behind + 1, SMALLEST
+        if self._sought[0] == behind and self._sought[1] <= size and not final:
+            base = self._sought[1]
         while size - base >= HEAD:
-            window = os.pread(self.fd, min(WIDEST, size - base), base)
+            window = os.pread(self.fd, min(width, size - base), base)
+            width = min(width * 2, WIDEST)
             at = window.find(SYNC)
             while 0 <= at <= len(window) - HEAD:
                 head = self.identity.head(window, at, base + at)
@@ -366,6 +380,7 @@ class LogFile:
             if len(window) < HEAD:
                 return None  # the file has become shorter meanwhile
             base += len(window) - HEAD + 1
+        self._sought = behind, base
         return None
 
     # -- writing -----------------------------------------------------------------------------------------------------
@@ -388,6 +403,23 @@ class LogFile:
                 if not count:
                     raise OSError(errno.ENOSPC, "nothing more can be written", self.path)
                 rest = rest[count:]
+
+
+    def note(self, start: int, end: int) -> None:
+        """Say in the header where the latest torn stretch stands; the lock is held, and nothing was written behind it.
+
+        Raises:
+            OSError: that cannot be said.
+        """
+        # With a descriptor of its own: what is written with the other one goes to the end, wherever it was meant for.
+        fd = os.open(self.path, os.O_WRONLY | (_FLAGS & ~os.O_APPEND))
+        try:
+            found = os.fstat(fd)
+            if (found.st_ino, found.st_dev) != self._whose:
+                raise OSError(errno.ESTALE, "the file was replaced", self.path)
+            os.pwrite(fd, self.identity.note(start, end), NOTE)
+        finally:
+            os.close(fd)
 
 
 _MOST: Final = 1024  # IOV_MAX of Linux

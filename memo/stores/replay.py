@@ -146,6 +146,8 @@ class View:
         elif kind is Kind.DELETE:
             self.leases.void(key)
             index.drop(key)
+        elif kind is Kind.VOID:
+            self.leases.void(key)
         elif kind is Kind.PATTERN:
             matches = compile_pattern(key).match
             self.leases.void_if(lambda lease: matches(lease.key))
@@ -168,7 +170,7 @@ class View:
         Raises:
             OSError: not everything could be written; the next reading finds what was.
         """
-        offset, gap = self.size, self.gap
+        offset, gap = self.position, self.gap
         pieces: list[bytes | memoryview] = []
         placed = []
         for item in items:
@@ -187,6 +189,8 @@ class View:
             placed.append((item, offset, length))
             pieces += record
             offset, gap = offset + length, 0
+        if self.gap:
+            self.log.note(self.position - self.gap, self.position)
         self.log.append(pieces)
         for item, start, length in placed:
             self._enter(item, start, length, current=True)
