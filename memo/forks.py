@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-__all__ = ["LOCKED", "fork_safe_lock", "in_child"]
+__all__ = ["LOCKED", "fork_safe_lock", "in_child", "lock_within"]
 
 LOCKED: Final = not getattr(sys, "_is_gil_enabled", lambda: True)()
 """Whether there is no GIL that makes a few bytecodes without a call one step for all other threads."""
@@ -38,6 +38,11 @@ def fork_safe_lock(outer: bool = False) -> threading.RLock:
     locks, ident = _outer if outer else _inner, id(lock)
     locks[ident] = weakref.ref(lock, partial(locks.pop, ident))
     return lock
+
+
+def lock_within() -> threading.Lock:
+    """Return a new lock, not re-entrant, to be held only within one of `fork_safe_lock`: no fork finds it held."""
+    return threading.Lock()
 
 
 def in_child(callback: Callable[[], object]) -> None:

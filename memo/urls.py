@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from .clock import seconds
 from .errors import OptionError, StoreError
 from .stores import MemoryStore, NullStore, PickleFileStore, Store
-from .stores.file import checked_path
+from .stores.access import checked_path
 from .stores.logfile import LOCKS
 
 if TYPE_CHECKING:

@@ -1,7 +1,6 @@
-"""The store in one file, which processes share and which survives them: what a caller asks, done on the log.
+"""The store in one file, which processes share and which survives them: what callers may ask of it.
 
-Every operation first reads what other processes have appended. What changes the file is done under the file's lock,
-which nobody holds while any code of the user's runs, and which is tried for no longer than `timeout`.
+Every operation first reads what other processes have appended; nothing in here touches the file itself.
 """
 
 from __future__ import annotations
@@ -11,39 +10,27 @@ import contextlib
 import math
 import os
 import pickle
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any
 
 from ..clock import SYSTEM, checked_clock, seconds
-from ..entry import DEFAULT, MISSING, Life
+from ..entry import DEFAULT, MISSING
 from ..errors import OptionError, StoreError
-from ..forks import fork_safe_lock, in_child
+from ..forks import in_child
 from ..keys import CallKeys
-from ..stats import Counter, StoreStats, logger
+from ..stats import Counter, StoreStats
+from .access import checked_path
 from .base import Store, Ttl, checked_amount, checked_key, checked_tags, checked_ttl, stores
-from .books import Books
 from .compaction import Compaction
+from .entries import Dumped, FileEntries
 from .filespace import FileSpace
-from .frames import LARGEST, Content, Flags, Kind, Windows, encode_meta, encode_text, encode_texts, signing_keys
-from .index import Spot
-from .logfile import LARGE, LOCKS, LogFile
+from .frames import Flags, Kind, encode_texts, signing_keys
+from .logfile import LOCKS
 from .patterns import compile_pattern
-from .replay import TOLERANCE, Item, Leases, View
+from .replay import Item
 
-__all__ = ["FileStats", "PickleFileStore", "checked_path"]
-
-T = TypeVar("T")
-Dumped = tuple[tuple[bytes, ...], int]  # a pickle in pieces, and what is known of it
-
-FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.01
-"""Seconds between two looks whether another process has let go of the file's lock."""
-
-_CHUNK: Final = 1_000
-"""Keys that are looked at before another thread has its turn."""
+__all__ = ["FileStats", "PickleFileStore"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +56,7 @@ class FileStats(StoreStats):
     errors: dict[str, int] = field(default_factory=dict)
 
 
-class PickleFileStore(Store):
+class PickleFileStore(FileEntries, Store):
     """Keeps values in one file, an append-only log of pickles, which any number of processes share.
 
     Each process sees what the others have set, deleted and invalidated at its next operation, and no load that began
@@ -121,24 +108,9 @@ class PickleFileStore(Store):
             raise OptionError("PickleFileStore needs flock, which this system does not have: use MemoryStore")
         if max_size is not None and (type(max_size) is not int or max_size < 1):
             raise OptionError(f"max_size={max_size!r}: allowed are whole numbers from 1 on, and None for any number")
-        self.path = checked_path(path)
-        self.max_size = max_size
+        checked = checked_path(path)
         self.default_ttl = checked_ttl(default_ttl, "default_ttl")
-        self._timeout = seconds(timeout, "timeout")
-        self._keys = signing_keys(secret)
-        self._clock = checked_clock(clock)
-        self._books = Books()
-        # Guards everything below, and is held for each step on the file: no other thread uses the descriptor meanwhile.
-        self._lock = fork_safe_lock()
-        # Held within it. Only this very thread can meet it held: a signal handler, a finalizer or a log handler that
-        # has come in the middle of an operation.
-        self._inside = threading.Lock()
-        self._leases = Leases()
-        self._view: View | None = None
-        self._latest, self._skew = -math.inf, -math.inf  # of the clock: the wall's, and that minus the monotonic one
-        self._owes = False  # a clock has run backwards, and the others have not been told yet
-        self._sets = self._deletes = self._evictions = self._expirations = self._corrupt = 0
-        self._errors: dict[str, int] = {}
+        super().__init__(checked, max_size, signing_keys(secret), seconds(timeout, "timeout"), checked_clock(clock))
         self._compaction = Compaction(self)
         try:
             self._reading(lambda: None)
@@ -148,299 +120,7 @@ class PickleFileStore(Store):
     def __repr__(self) -> str:
         return f"PickleFileStore({self.path!r}, max_size={self.max_size}, default_ttl={self.default_ttl})"
 
-    # -- the file; the lock is held where nothing else is said -------------------------------------------------------
-
-    def _reading(self, work: Callable[[], T]) -> T:
-        """Do `work` when all that is in the file has been read. The lock is not held.
-
-        Raises:
-            StoreError: the file must not be used, or another operation of this very thread is under way.
-            OSError: it cannot be read.
-        """
-        with self._lock:
-            self._once()
-            with self._inside:
-                self._look()
-                answer = work()
-        if self._owes:
-            self._pay()
-        return answer
-
-    def _pay(self) -> None:
-        """Tell the other processes that a clock has run backwards, if that can be done now. The lock is not held."""
-        with contextlib.suppress(StoreError):
-            self._writing(lambda: None)
-
-    def _writing(self, work: Callable[[], T]) -> T:
-        """Do `work` when all that is in the file has been read and nobody else can write. The lock is not held.
-
-        Raises:
-            StoreError: the file cannot be locked, read or written.
-        """
-        pause, waited = FIRST_PAUSE, 0.0
-        try:
-            while True:
-                with self._lock:
-                    self._once()
-                    with self._inside:
-                        view = self._look_locked()
-                        if view is not None:
-                            try:
-                                answer = work()
-                            finally:
-                                try:
-                                    view.log.unlock()
-                                except KeyboardInterrupt:
-                                    view.log.unlock()
-                                    raise
-                            break
-                if waited >= self._timeout:
-                    raise StoreError(
-                        f"{self.path!r} could not be locked within {self._timeout:g} s: another process holds the lock"
-                    )
-                # The sum of the pauses, since a test may have stopped the clock.
-                time.sleep(pause)
-                waited, pause = waited + pause, min(pause * 2, LONGEST_PAUSE)
-        except OSError as error:
-            raise StoreError(f"{self.path!r}: {error.strerror or type(error).__name__}") from error
-        self._books.bury()
-        self._compaction.consider()
-        return answer
-
-    def _once(self) -> None:
-        if self._inside.locked():
-            raise StoreError(f"{self.path!r} is in use by this very thread, in the middle of another operation")
-
-    def _look(self) -> View:
-        """Read what others have appended."""
-        view = self._view
-        size = None if view is None else view.log.size()
-        if view is None or size is None or size < view.position:
-            view = self._open()
-            size = view.log.size()
-            if size is None:
-                raise StoreError(f"{self.path!r} is being replaced again and again")
-        now = self._now(view)
-        if size != view.size or view.log.suspect:
-            view.catch_up(size, now, final=False)
-            if view.log.suspect:
-                # It cannot be a record that is being written. Who holds the lock knows what it is.
-                if not view.log.try_lock():
-                    raise StoreError(f"{self.path!r} has something at its end that cannot be read just now")
-                try:
-                    view.catch_up(view.log.size() or size, now, final=True)
-                finally:
-                    view.log.unlock()
-        return view
-
-    def _look_locked(self) -> View | None:
-        """Take the file's lock and read all that is there; return None if that cannot be done just now."""
-        view = self._view
-        if view is None or view.log.fd < 0:
-            view = self._open()
-        log = view.log
-        if not log.try_lock():
-            return None
-        try:
-            # Only now: whoever held the lock may have put another file in the place of this one.
-            size = log.size()
-            if size is None or size < view.position:
-                log.unlock()
-                self._open()
-                return None
-            now = self._now(view)
-            if size != view.position:
-                view.catch_up(size, now, final=True)
-            if self._owes:
-                view.append([Item(Kind.CLEAR)])
-                self._owes = False
-        except BaseException:
-            log.unlock()
-            raise
-        return view
-
-    def _open(self) -> View:
-        """Open the file that is there now. All leases are void: what has happened to it meanwhile is not known."""
-        before, self._view = self._view, None
-        self._leases.clear()
-        log = LogFile(self.path, self._keys)
-        if before is not None:
-            before.log.close()
-            if before.log.same(log) and (log.size() or 0) >= before.position:
-                before.log = log  # a child of fork: what its parent had read is right
-                self._view = before
-                return before
-        view = self._view = View(log, self._leases, self.max_size is not None)
-        return view
-
-    def _now(self, view: View) -> float:
-        """Return the time; where the clock has run backwards, nothing in the file has an end that means anything."""
-        clock = self._clock
-        now: float = clock.time()
-        skew = now - clock.monotonic()
-        if now < self._latest - TOLERANCE or skew < self._skew - TOLERANCE:
-            view.index.clear()
-            view.leases.clear()
-            self._owes, self._skew = True, skew
-        elif skew > self._skew:
-            self._skew = skew
-        self._latest = now
-        return now
-
-    def _alive(self, key: str) -> Spot | None:
-        """Return what the index says of a key whose ttl is not over."""
-        spot = self._kept(key)
-        return spot if spot is not None and self._latest < spot.fresh_until else None
-
-    def _kept(self, key: str) -> Spot | None:
-        """Return what the index says of a key that is of some use; what is over is taken out."""
-        assert self._view is not None
-        index = self._view.index
-        spot = index.find(key)
-        if spot is not None and self._latest >= spot.kept_until:
-            index.drop(key)
-            self._expirations += 1
-            return None
-        return spot
-
-    def _content(self, key: str, spot: Spot) -> Content | None:
-        """Return what the file has at a key; None, and the key leads nowhere, if that is not as it was written."""
-        assert self._view is not None
-        content = self._view.log.content(spot.offset, spot.length, encode_text(key))
-        if content is None:
-            self._view.index.drop(key)
-            self._spoilt()
-        else:
-            self._view.index.use(key)
-        return content
-
-    def _spoilt(self) -> None:
-        self._corrupt += 1
-        if self._corrupt == 1:
-            logger.warning("%r: a value is not as it was written, or cannot be unpickled, and is a miss", self.path)
-
-    def _failed(self, name: str, error: Exception) -> None:
-        """Count what fails without failing the caller; log the first of each kind."""
-        count = self._errors[name] = self._errors.get(name, 0) + 1
-        if count == 1:
-            logger.warning("%r: %s failed (%s: %s)", self.path, name, type(error).__name__, error)
-
     # -- values ------------------------------------------------------------------------------------------------------
-
-    def _found(self, key: str, owner: str | None) -> tuple[Spot, Content, float] | None:
-        """Return what is kept at a key, unpickled by nobody yet, and the time; None as `owner` is anyone's."""
-        # What `_reading` does, written out: this is the way of every hit.
-        with self._lock:
-            self._once()
-            with self._inside:
-                view, found = self._look(), None
-                spot = self._kept(key)
-                if spot is not None and (self._latest < spot.fresh_until if owner is None else spot.owner == owner):
-                    content = view.log.content(spot.offset, spot.length, encode_text(key))
-                    if content is None:
-                        view.index.drop(key)
-                        self._spoilt()
-                    else:
-                        view.index.use(key)
-                        found = spot, content, self._latest
-        if self._owes:
-            self._pay()
-        return found
-
-    def _loaded(self, content: Content) -> Any:
-        """Return the value of a record, MISSING if it cannot be unpickled. The lock is not held: it is anyone's code."""
-        try:
-            value = pickle.loads(content[1])  # noqa: S301 - verified if there is a secret
-        except Exception:  # noqa: BLE001 - what cannot be read is not there
-            self._spoilt()
-            return MISSING
-        view = self._view
-        if view is not None:
-            view.log.done(content)
-        return value
-
-    def _dumped(self, value: Any) -> Dumped:
-        """Return the pickle of a value, and what is known of it. The lock is not held: it is anyone's code."""
-        pieces: list[Any] = []
-        try:
-            pickle.Pickler(_Pieces(pieces.append), pickle.HIGHEST_PROTOCOL).dump(value)
-        except Exception as error:
-            raise StoreError(
-                f"a {type(value).__module__}.{type(value).__qualname__} cannot be pickled, and so cannot be stored in "
-                f"a file ({type(error).__name__}: {error})"
-            ) from error
-        if len(pieces) > 1:
-            # A bytearray is the user's own, who may change it.
-            pieces = [piece if type(piece) is bytes else bytes(piece) for piece in pieces]
-            length = sum(map(len, pieces))
-            if length > LARGEST:
-                raise StoreError(f"a pickle of {length} bytes is too large: allowed are {LARGEST}")
-        return tuple(pieces), Flags.NUMBER if type(value) in (int, float) else 0
-
-    def _item(self, key: str, dumped: Dumped, ttl: Any, tags: tuple[str, ...], owner: str) -> Item:
-        """Return the record of a value that is stored now."""
-        now = self._latest
-        life = ttl if isinstance(ttl, Life) else None
-        length = self.default_ttl if ttl is DEFAULT else ttl if life is None else life.ttl
-        until = math.inf if length is None else now + length
-        windows = None
-        if life is not None and length is not None:
-            windows = Windows(until - life.early, until + life.stale, until + life.kept)
-        flags, meta = encode_meta(owner, tags, windows)
-        return Item(Kind.VALUE, key, meta, dumped[0], flags | dumped[1], now, until)
-
-    def _append(self, items: Sequence[Item]) -> None:
-        """Append records of values, and remove what there is no room for any more."""
-        assert self._view is not None
-        view, index = self._view, self._view.index
-        view.append(items)
-        self._sets += len(items)
-        if self.max_size is None or len(index) <= self.max_size:
-            return
-        index.sweep()
-        victims = []
-        for key in index.listed()[: max(0, len(index) - self.max_size)]:
-            spot = self._kept(key)
-            if spot is not None:
-                victims.append(Item(Kind.DELETE, key))
-        if victims:
-            view.append(victims)
-            self._evictions += len(victims)
-
-    def _store(
-        self, values: Sequence[tuple[str, Dumped]], ttl: Any, tags: tuple[str, ...], owner: str, lease: Any = None
-    ) -> bool:
-        """Store values, with a lease only if that stands. The lock is not held.
-
-        Raises:
-            StoreError: nothing is stored; what was there is not found by this store any more.
-        """
-
-        def work() -> bool:
-            if lease is not None and not self._leases.stands(values[0][0], lease):
-                return False
-            self._append([self._item(key, dumped, ttl, tags, owner) for key, dumped in values])
-            return True
-
-        try:
-            return self._writing(work)
-        except StoreError:
-            for key, _ in values:
-                self._let_go(key, lease)
-            raise
-
-    def _let_go(self, key: str, lease: Any) -> None:
-        """Find nothing at a key any more, since what was to be there instead could not be stored.
-
-        Args:
-            key: the key.
-            lease: only if that stands; None: in any case.
-        """
-        with self._lock:
-            if lease is None or self._leases.stands(key, lease):
-                self._leases.void(key)
-                if self._view is not None and not self._inside.locked():
-                    self._view.index.drop(key)
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value at `key`, else `default`; it becomes the most recently used one in this process."""
@@ -497,22 +177,6 @@ class PickleFileStore(Store):
         given = list(dict.fromkeys([checked_key(key) for key in keys]))
         return self._writing(lambda: self._remove(given, None)) if given else 0
 
-    def _remove(self, keys: Sequence[str], owner: str | None) -> int:
-        """Remove values that are this owner's, None: anyone's, and void the leases; the file's lock is held."""
-        assert self._view is not None
-        count, items = 0, []
-        for key in keys:
-            spot = self._kept(key)
-            if spot is not None and owner is not None and spot.owner != owner:
-                self._leases.void(key)
-                continue
-            count += spot is not None and self._latest < spot.fresh_until
-            items.append(Item(Kind.DELETE, key))
-        if items:
-            self._view.append(items)
-        self._deletes += count
-        return count
-
     def exists(self, key: str) -> bool:
         """Return whether there is a value at `key`."""
         key = checked_key(key)
@@ -521,22 +185,6 @@ class PickleFileStore(Store):
     def ttl(self, key: str) -> float | None:
         """Return the seconds that the value at `key` has left; None: there is none; infinity: it never expires."""
         return self._left(checked_key(key), None)
-
-    def _left(self, key: str, owner: str | None) -> float | None:
-        def work() -> float | None:
-            spot = self._alive(key)
-            if spot is None or (owner is not None and spot.owner != owner):
-                return None
-            return spot.fresh_until - self._latest
-
-        return self._asked("ttl", work, None)
-
-    def _asked(self, name: str, work: Callable[[], T], otherwise: T) -> T:
-        try:
-            return self._reading(work)
-        except (StoreError, OSError) as error:
-            self._failed(name, error)
-            return otherwise
 
     def increment(self, key: str, amount: float = 1) -> Any:
         """Add to the number at `key` in one step for all processes; a missing key starts at `amount`.
@@ -562,18 +210,6 @@ class PickleFileStore(Store):
             return total
 
         return self._writing(work)
-
-    def _copied(self, key: str, spot: Spot, dumped: Dumped, until: float) -> Item:
-        """Return the record of an entry with another value or another end; its windows are as long as before."""
-        assert self._view is not None
-        windows, ends = None, spot.fresh_until
-        if not math.isinf(until) and not math.isinf(ends):
-            late = until - ends
-            windows = Windows(spot.due + late, spot.stale_until + late, spot.kept_until + late)
-            if windows == (until, until, until):
-                windows = None
-        flags, meta = encode_meta(spot.owner, self._view.index.tags(key), windows)
-        return Item(Kind.VALUE, key, meta, dumped[0], flags | dumped[1], self._latest, until)
 
     def expire(self, key: str, ttl: Ttl) -> bool:
         """Give the value at `key` a new ttl from now, and windows as long as before; return whether there was one.
@@ -602,16 +238,6 @@ class PickleFileStore(Store):
 
     # -- many at once ------------------------------------------------------------------------------------------------
 
-    def _living(self) -> list[str]:
-        """Return the keys of all that has time left. The lock is not held."""
-        keys = self._reading(lambda: self._view.index.listed() if self._view is not None else [])
-        alive: list[str] = []
-        for start in range(0, len(keys), _CHUNK):
-            with self._lock:
-                if self._view is not None and not self._inside.locked():
-                    alive += [key for key in keys[start : start + _CHUNK] if self._alive(key) is not None]
-        return alive
-
     def keys(self, pattern: str = "*") -> list[str]:
         """Return the keys that match, those of decorated functions as `key_for` writes them, in no particular order."""
         matches = compile_pattern(pattern).match
@@ -638,13 +264,6 @@ class PickleFileStore(Store):
         """
         self._writing(lambda: self._forget(Item(Kind.CLEAR), lambda key: True))
 
-    def _forget(self, item: Item, gone: Callable[[str], bool]) -> int:
-        assert self._view is not None
-        count = sum(gone(key) and self._alive(key) is not None for key in self._view.index.listed())
-        self._view.append([item])
-        self._deletes += count
-        return count
-
     def invalidate_tags(self, *tags: str) -> None:
         """Remove every entry that bears one of the tags, at a cost that does not grow with their number.
 
@@ -654,13 +273,6 @@ class PickleFileStore(Store):
         named = checked_tags(tags)
         if named:
             self._invalidate(Item(Kind.TAGS, meta=encode_texts(named)))
-
-    def _invalidate(self, item: Item) -> None:
-        def work() -> None:
-            assert self._view is not None
-            self._view.append([item])
-
-        self._writing(work)
 
     def cleanup(self) -> int:
         """Take out what is over, which else is done when it is met; return how much there was."""
@@ -676,23 +288,6 @@ class PickleFileStore(Store):
             StoreError: the file cannot be read or written.
         """
         return self._compaction.now()
-
-    def _adopt(self, old: View, target: View) -> None:
-        """Go on with the file that a compaction has just put in the place of another one; it knows what is in both."""
-        with self._lock:
-            mine = self._view
-            if mine is None or not mine.log.same(old.log) or self._inside.locked():
-                target.log.close()
-                return
-            if self.max_size is not None:
-                mine.catch_up(old.position, self._clock.time(), final=True)
-                for key in mine.index.listed():
-                    target.index.use(key)
-            self._leases.clear()
-            target.leases = self._leases
-            target.torn, target.damaged = mine.torn, mine.damaged
-            self._view = target
-            mine.log.close()
 
     def stats(self) -> FileStats:
         """Return what has been counted in this process; `size` is how many entries the file has."""
@@ -739,22 +334,6 @@ class PickleFileStore(Store):
 
     # -- awaiting: what is small and needs no waiting is done at once, all else in a worker thread -------------------
 
-    def _quick(self, key: str) -> bool:
-        """Return whether a read of a key takes no longer than a look into a file."""
-        if not self._lock.acquire(blocking=False):
-            return False
-        try:
-            view = self._view
-            if view is None or self._inside.locked():
-                return False
-            size = view.log.size()
-            spot = view.index.find(key)
-            return size is not None and 0 <= size - view.size < LARGE and (spot is None or spot.length < LARGE)
-        except OSError:
-            return False
-        finally:
-            self._lock.release()
-
     async def aget(self, key: str, default: Any = None) -> Any:
         """Do what `get` does, awaited."""
         if self._quick(checked_key(key)):
@@ -772,28 +351,6 @@ class PickleFileStore(Store):
         if self._quick(checked_key(key)):
             return self.ttl(key)
         return await asyncio.to_thread(self.ttl, key)
-
-
-class _Pieces:
-    """Takes a pickle piece by piece: what is large in a value comes as it is, without being copied."""
-
-    __slots__ = ("write",)
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self.write = write
-
-
-def checked_path(path: Any) -> str:
-    """Return the absolute form of a path, the folder of which is there, else raise OptionError."""
-    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str) or not os.fspath(path):
-        raise OptionError(f"path={path!r}: allowed are text and a pathlib.Path")
-    text = os.fspath(path)
-    if "\x00" in text:
-        raise OptionError(f"path={path!r}: a path has no NUL in it")
-    absolute = Path(os.path.abspath(text))
-    if not absolute.parent.is_dir():
-        raise OptionError(f"path={text!r}: the folder {str(absolute.parent)!r} is not there: make it first")
-    return str(absolute)
 
 
 def _in_child() -> None:

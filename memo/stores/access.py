@@ -1,0 +1,289 @@
+"""How a file store gets at its file: reading what others have appended, locking, opening anew; it knows no values.
+
+What is done for a reading needs no file lock. What changes the file is done under the file's lock, which nobody holds
+while any code of the user's runs, and which is tried for no longer than `timeout`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ..errors import OptionError, StoreError
+from ..forks import fork_safe_lock, lock_within
+from ..stats import logger
+from .books import Books
+from .frames import Content, Kind, encode_text
+from .index import Spot
+from .logfile import LARGE, LogFile, store_error
+from .replay import TOLERANCE, Item, Leases, View
+
+if TYPE_CHECKING:
+    from .compaction import Compaction
+
+__all__ = ["FileAccess", "checked_path"]
+
+T = TypeVar("T")
+
+FIRST_PAUSE: Final = 0.0002
+LONGEST_PAUSE: Final = 0.01
+"""Seconds between two looks whether another process has let go of the file's lock."""
+
+
+class FileAccess:
+    """What a store knows of its file, and the ways to it; where nothing else is said the lock is held.
+
+    Args:
+        path: of the file, checked.
+        max_size: None: the order of use is not kept.
+        keys: that sign and verify; none: the file is not signed.
+        timeout: seconds for which the file's lock is tried.
+        clock: checked.
+    """
+
+    _compaction: Compaction
+
+    def __init__(self, path: str, max_size: int | None, keys: tuple[bytes, ...], timeout: float, clock: Any) -> None:
+        self.path = path
+        self.max_size = max_size
+        self._timeout = timeout
+        self._keys = keys
+        self._clock = clock
+        self._books = Books()
+        # Guards everything below, and is held for each step on the file: no other thread uses the descriptor meanwhile.
+        self._lock = fork_safe_lock()
+        # Held within it. Only this very thread can meet it held: a signal handler, a finalizer or a log handler that
+        # has come in the middle of an operation.
+        self._inside = lock_within()
+        self._leases = Leases()
+        self._view: View | None = None
+        self._latest, self._skew = -math.inf, -math.inf  # of the clock: the wall's, and that minus the monotonic one
+        self._owes = False  # a clock has run backwards, and the others have not been told yet
+        self._sets = self._deletes = self._evictions = self._expirations = self._corrupt = 0
+        self._errors: dict[str, int] = {}
+
+    def _reading(self, work: Callable[[], T]) -> T:
+        """Do `work` when all that is in the file has been read. The lock is not held.
+
+        Raises:
+            StoreError: the file must not be used, or another operation of this very thread is under way.
+            OSError: it cannot be read.
+        """
+        with self._lock:
+            self._once()
+            with self._inside:
+                self._look()
+                answer = work()
+        if self._owes:
+            self._pay()
+        return answer
+
+    def _writing(self, work: Callable[[], T]) -> T:
+        """Do `work` when all that is in the file has been read and nobody else can write. The lock is not held.
+
+        Raises:
+            StoreError: the file cannot be locked, read or written.
+        """
+        pause, waited = FIRST_PAUSE, 0.0
+        try:
+            while True:
+                with self._lock:
+                    self._once()
+                    with self._inside:
+                        view = self._look_locked()
+                        if view is not None:
+                            try:
+                                answer = work()
+                            finally:
+                                try:
+                                    view.log.unlock()
+                                except KeyboardInterrupt:
+                                    view.log.unlock()
+                                    raise
+                            break
+                if waited >= self._timeout:
+                    raise StoreError(
+                        f"{self.path!r} could not be locked within {self._timeout:g} s: another process holds the lock"
+                    )
+                # The sum of the pauses, since a test may have stopped the clock.
+                time.sleep(pause)
+                waited, pause = waited + pause, min(pause * 2, LONGEST_PAUSE)
+        except OSError as error:
+            raise store_error(self.path, error) from error
+        self._books.bury()
+        self._compaction.consider()
+        return answer
+
+    def _once(self) -> None:
+        if self._inside.locked():
+            raise StoreError(f"{self.path!r} is in use by this very thread, in the middle of another operation")
+
+    def _look(self) -> View:
+        """Read what others have appended."""
+        view = self._view
+        size = None if view is None else view.log.size()
+        if view is None or size is None or size < view.position:
+            view = self._open()
+            size = view.log.size()
+            if size is None:
+                raise StoreError(f"{self.path!r} is being replaced again and again")
+        now = self._now(view)
+        if size != view.size or view.log.suspect:
+            view.catch_up(size, now, final=False)
+            if view.log.suspect:
+                # It cannot be a record that is being written. Who holds the lock knows what it is.
+                if not view.log.try_lock():
+                    raise StoreError(f"{self.path!r} has something at its end that cannot be read just now")
+                try:
+                    view.catch_up(view.log.size() or size, now, final=True)
+                finally:
+                    view.log.unlock()
+        return view
+
+    def _look_locked(self) -> View | None:
+        """Take the file's lock and read all that is there; return None if that cannot be done just now."""
+        view = self._view
+        if view is None or view.log.fd < 0:
+            view = self._open()
+        log = view.log
+        if not log.try_lock():
+            return None
+        try:
+            # Only now: whoever held the lock may have put another file in the place of this one.
+            size = log.size()
+            if size is None or size < view.position:
+                log.unlock()
+                self._open()
+                return None
+            now = self._now(view)
+            if size != view.position:
+                view.catch_up(size, now, final=True)
+            if self._owes:
+                view.append([Item(Kind.CLEAR)])
+                self._owes = False
+        except BaseException:
+            log.unlock()
+            raise
+        return view
+
+    def _open(self) -> View:
+        """Open the file that is there now. All leases are void: what has happened to it meanwhile is not known."""
+        before, self._view = self._view, None
+        self._leases.clear()
+        log = LogFile(self.path, self._keys)
+        if before is not None:
+            before.log.close()
+            if before.log.same(log) and (log.size() or 0) >= before.position:
+                before.log = log  # a child of fork: what its parent had read is right
+                self._view = before
+                return before
+        view = self._view = View(log, self._leases, self.max_size is not None)
+        return view
+
+    def _now(self, view: View) -> float:
+        """Return the time; where the clock has run backwards, nothing in the file has an end that means anything."""
+        clock = self._clock
+        now: float = clock.time()
+        skew = now - clock.monotonic()
+        if now < self._latest - TOLERANCE or skew < self._skew - TOLERANCE:
+            view.index.clear()
+            view.leases.clear()
+            self._owes, self._skew = True, skew
+        elif skew > self._skew:
+            self._skew = skew
+        self._latest = now
+        return now
+
+    def _pay(self) -> None:
+        """Tell the other processes that a clock has run backwards, if that can be done now. The lock is not held."""
+        with contextlib.suppress(StoreError):
+            self._writing(lambda: None)
+
+    def _adopt(self, old: View, target: View) -> None:
+        """Go on with the file that a compaction has just put in the place of another one; it knows what is in both."""
+        with self._lock:
+            mine = self._view
+            if mine is None or not mine.log.same(old.log) or self._inside.locked():
+                target.log.close()
+                return
+            if self.max_size is not None:
+                mine.catch_up(old.position, self._clock.time(), final=True)
+                for key in mine.index.listed():
+                    target.index.use(key)
+            self._leases.clear()
+            target.leases = self._leases
+            target.torn, target.damaged = mine.torn, mine.damaged
+            self._view = target
+            mine.log.close()
+
+    def _alive(self, key: str) -> Spot | None:
+        """Return what the index says of a key whose ttl is not over."""
+        spot = self._kept(key)
+        return spot if spot is not None and self._latest < spot.fresh_until else None
+
+    def _kept(self, key: str) -> Spot | None:
+        """Return what the index says of a key that is of some use; what is over is taken out."""
+        assert self._view is not None
+        index = self._view.index
+        spot = index.find(key)
+        if spot is not None and self._latest >= spot.kept_until:
+            index.drop(key)
+            self._expirations += 1
+            return None
+        return spot
+
+    def _content(self, key: str, spot: Spot) -> Content | None:
+        """Return what the file has at a key; None, and the key leads nowhere, if that is not as it was written."""
+        assert self._view is not None
+        content = self._view.log.content(spot.offset, spot.length, encode_text(key))
+        if content is None:
+            self._view.index.drop(key)
+            self._spoilt()
+        else:
+            self._view.index.use(key)
+        return content
+
+    def _spoilt(self) -> None:
+        self._corrupt += 1
+        if self._corrupt == 1:
+            logger.warning("%r: a value is not as it was written, or cannot be unpickled, and is a miss", self.path)
+
+    def _failed(self, name: str, error: Exception) -> None:
+        """Count what fails without failing the caller; log the first of each kind."""
+        count = self._errors[name] = self._errors.get(name, 0) + 1
+        if count == 1:
+            logger.warning("%r: %s failed (%s: %s)", self.path, name, type(error).__name__, error)
+
+    def _quick(self, key: str) -> bool:
+        """Return whether a read of a key takes no longer than a look into a file."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            view = self._view
+            if view is None or self._inside.locked():
+                return False
+            size = view.log.size()
+            spot = view.index.find(key)
+            return size is not None and 0 <= size - view.size < LARGE and (spot is None or spot.length < LARGE)
+        except OSError:
+            return False
+        finally:
+            self._lock.release()
+
+
+def checked_path(path: Any) -> str:
+    """Return the absolute form of a path, the folder of which is there, else raise OptionError."""
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str) or not os.fspath(path):
+        raise OptionError(f"path={path!r}: allowed are text and a pathlib.Path")
+    text = os.fspath(path)
+    if "\x00" in text:
+        raise OptionError(f"path={path!r}: a path has no NUL in it")
+    absolute = Path(os.path.abspath(text))
+    if not absolute.parent.is_dir():
+        raise OptionError(f"path={text!r}: the folder {str(absolute.parent)!r} is not there: make it first")
+    return str(absolute)
