@@ -143,7 +143,8 @@ class LogFile:
             OSError: it cannot be opened.
         """
         log = cls.__new__(cls)
-        log.path, log.writable, log.suspect, log._checked = path, False, False, set()
+        log.path, log.writable, log.suspect = path, False, False
+        log._prepare()
         log.fd = log._open()
         _logs[id(log)] = weakref.ref(log, partial(_logs.pop, id(log)))
         try:
@@ -403,7 +404,6 @@ class LogFile:
                 if not count:
                     raise OSError(errno.ENOSPC, "nothing more can be written", self.path)
                 rest = rest[count:]
-
 
     def note(self, start: int, end: int) -> None:
         """Say in the header where the latest torn stretch stands; the lock is held, and nothing was written behind it.
