@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Compaction"]
 
-SMALLEST: Final = 1 << 16
+SMALLEST: Final = 1 << 20
 """Bytes of garbage below which a file is not worth a rewrite."""
 
 _BATCH: Final = 1 << 20
