@@ -1,25 +1,32 @@
-"""The `memo` command: shows people what memo does; no other module needs it, and it keeps nothing when it ends."""
+"""The `memo` command: shows people what memo does and what its files hold; no other module needs it."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import sysconfig
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 import click
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from . import __version__, demo
+from .errors import OptionError, StoreError
 from .report import duration
+from .stores.inspection import FileContents, FileEntry, inspect_file
+from .stores.patterns import compile_pattern
+from .urls import file_path
 
-__all__ = ["console", "main", "present"]
+__all__ = ["console", "main", "present", "present_file"]
 
 INTERRUPTED: Final = 130
 """128 + SIGINT: what a shell reports of a command that Ctrl-C ended."""
@@ -52,6 +59,7 @@ Examples:
   memo demo                   see a cache at work, in some seconds
   memo demo --limit 50        the same, in one
   memo demo --help            what is shown there
+  memo inspect cache.memo     what a file of cached results holds
 """
 
 _DEMO: Final = """\
@@ -80,6 +88,33 @@ Examples:
   memo demo --json >demo.json
 """
 
+_INSPECT: Final = """\
+List what a file of cached results holds: FILE is the path that a PickleFileStore was given, or its URL.
+
+\b
+Of each entry:
+  key         as the store's keys() has it; below it the function, where the
+              key does not begin with its name, and the tags
+  age         since it was written
+  left        until its ttl is over; "stale" in a window after that
+  size        what it takes in the file
+
+No value is unpickled, so nothing in the file can run, and no secret is needed. The file is neither locked nor changed,
+and may be in use.
+"""
+
+_INSPECT_EXAMPLES: Final = """\
+\b
+Examples:
+  memo inspect cache.memo
+  memo inspect file:///var/cache/app.memo --sort size
+  memo inspect cache.memo --pattern "user:*" --limit 100
+  memo inspect cache.memo --json
+"""
+
+SHOWN: Final = 20
+"""Entries in a table where nobody says how many."""
+
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
 
 
@@ -102,10 +137,35 @@ def _demo(limit: int | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
-    screen = console(sys.stdout)
-    with screen.capture() as captured:
-        present(result, screen)
-    click.echo(captured.get(), nl=False, color=True)  # what was captured has no codes but those that fit its reader
+    _show(lambda screen: present(result, screen))
+
+
+@_memo.command("inspect", help=_INSPECT, epilog=_INSPECT_EXAMPLES, short_help="List what a file of a store holds.")
+@click.argument("file", metavar="FILE")
+@click.option("--pattern", default="*", metavar="GLOB", help="List keys that match: *, ? and [...] stand for others.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help=f"List N entries; else {SHOWN}, as JSON all.")
+@click.option(
+    "--sort",
+    type=click.Choice(["key", "age", "size"]),
+    default="key",
+    help="By key (if nothing is said), the oldest or the largest first.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; times in seconds, sizes in bytes.")
+def _inspect(file: str, pattern: str, limit: int | None, sort: str, as_json: bool) -> None:
+    try:
+        found = inspect_file(file_path(file, "FILE=") if file.lower().startswith("file:") else file)
+    except (OptionError, StoreError) as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"{file!r} cannot be read: {error.strerror}") from None
+    matches = compile_pattern(pattern).match
+    listed = sorted((entry for entry in found.entries if matches(entry.key)), key=_ORDERS[sort])
+    if as_json:
+        shown = listed[:limit]
+        fields = {**vars(found), "entries": len(found.entries), "matching": len(listed)}
+        click.echo(json.dumps({**fields, "keys": [entry.to_dict() for entry in shown]}, indent=2))
+        return
+    _show(lambda screen: present_file(found, listed, limit or SHOWN, screen))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,8 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: None: those that the process was given.
 
     Returns:
-        0; 1 if there is nothing to show; 2 for arguments that are not allowed; 130 after Ctrl-C; 141 if the reader of
-        the output went away.
+        0; 1 if there is nothing to show, or a file cannot be read; 2 for arguments that are not allowed; 130 after
+        Ctrl-C; 141 if the reader of the output went away.
     """
     try:
         with _memo.make_context("memo", list(sys.argv[1:] if arguments is None else arguments)) as context:
@@ -149,6 +209,15 @@ def console(file: TextIO) -> Console:
     )
     made.width = min(made.width, WIDTH) if made.is_terminal else WIDTH
     return made
+
+
+def _show(printing: Callable[[Console], None]) -> None:
+    """Write what is printed to standard output, in one piece and without the blanks that tables end in."""
+    screen = console(sys.stdout)
+    with screen.capture() as captured:
+        printing(screen)
+    lines = [line.rstrip() for line in captured.get().split("\n")]
+    click.echo("\n".join(lines), nl=False, color=True)  # there are no codes in it but those that fit its reader
 
 
 def _watched(files: list[Path]) -> Generator[Path, None, None]:
@@ -231,3 +300,92 @@ def _passes(passes: list[dict[str, Any]]) -> Table:
             f"{each['entries']}",
         )
     return table
+
+
+# What a person sees of a file.
+
+_ORDERS: Final[dict[str, Callable[[FileEntry], Any]]] = {
+    "key": lambda entry: entry.key,
+    "age": lambda entry: (-entry.age, entry.key),
+    "size": lambda entry: (-entry.size, entry.key),
+}
+
+
+def present_file(found: FileContents, listed: Sequence[FileEntry], limit: int, screen: Console) -> None:
+    """Print what a file holds, for a person.
+
+    Args:
+        found: of `inspect_file`.
+        listed: those of its entries that are asked for, in order.
+        limit: how many of them to print.
+        screen: at least `WIDTH` wide.
+    """
+    encoding = screen.encoding
+    screen.print(_cut(_escaped(found.path, encoding), WIDTH, tail=True), style="bold", soft_wrap=True)
+    signed = "signed: what is listed here was not verified" if found.signed else "not signed"
+    live, garbage = decimal(found.live_size), decimal(found.garbage_size)
+    lines = [
+        ("format", f"{found.version}", signed),
+        ("size", decimal(found.file_size), f"{live} live, {garbage} garbage"),
+        ("entries", f"{len(found.entries):,}", f"{found.expired:,} more expired"),
+        ("torn", f"{found.torn:,}", "stretches whose writer was killed"),
+        ("damaged", f"{found.damaged:,}", "unreadable stretches: nothing before them is served"),
+    ]
+    if found.unread_size:
+        lines.append(("unread", decimal(found.unread_size), "at the end: a process may be writing it"))
+    for name, number, meaning in lines:
+        screen.print(f"  {name:<8}{number:>12}   {meaning}")
+    if not listed:
+        screen.print("\nno entries" if not found.entries else "\nno entry matches")
+        return
+    table = Table(box=None, padding=0, pad_edge=False, header_style="bold")
+    table.add_column("key", width=_KEY, no_wrap=True)
+    for name, width in ("age", 9), ("left", 9), ("size", WIDTH - _KEY - 18):
+        table.add_column(name, width=width, justify="right", no_wrap=True)
+    for entry in listed[:limit]:
+        key = _cut(_escaped(entry.key, encoding), _KEY)
+        table.add_row(key, _span(entry.age), _span(entry.left) if entry.left > 0 else "stale", decimal(entry.size))
+        for name, text in _below(entry):
+            table.add_row(_cut(f"    {name}: {_escaped(text, encoding)}", _KEY))
+    screen.print()
+    screen.print(table)
+    if len(listed) > limit:
+        screen.print(f"\n{len(listed) - limit:,} more: --limit lists them")
+
+
+_KEY: Final = 50
+"""Columns of the keys."""
+
+
+def _below(entry: FileEntry) -> Iterator[tuple[str, str]]:
+    if not entry.key.startswith(entry.function):
+        yield "function", entry.function
+    if entry.tags:
+        yield "tags", ", ".join(entry.tags)
+
+
+def _escaped(text: str, encoding: str) -> str:
+    """Return a text without anything that a terminal obeys or cannot show; a file may hold any text."""
+    plain = "".join(
+        each if each.isprintable() and each != "\\" else each.encode("unicode_escape").decode() for each in text
+    )
+    return plain.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _cut(text: str, width: int, tail: bool = False) -> str:
+    """Return a text that takes no more columns than `width`; what is left of a longer one is its start or its tail."""
+    if cell_len(text) <= width:
+        return text
+    if tail:
+        return "..." + set_cell_size(text[::-1], width - 3)[::-1]
+    return set_cell_size(text, width - 3) + "..."
+
+
+def _span(seconds: float) -> str:
+    """Return a time that people wait for, in the largest unit that fits."""
+    if seconds == math.inf:
+        return "never"
+    for unit, name in (86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"):
+        if seconds >= unit:
+            return f"{seconds / unit:,.{int(unit > 1 and seconds < 10 * unit)}f} {name}"
+    return "< 1 s"
