@@ -35,20 +35,30 @@ class FileEntries(FileAccess):
 
     def _found(self, key: str, owner: str | None) -> tuple[Spot, Content, float] | None:
         """Return what is kept at a key, unpickled by nobody yet, and the time; None as `owner` is anyone's."""
-        # What `_reading` does, written out: this is the way of every hit.
+        found = None
+        # What `_reading` does, written out: this is the way of every hit. Where nothing is to be read there is nothing
+        # either that a signal handler could meet half done.
         with self._lock:
-            self._once()
-            with self._inside:
-                view, found = self._look(), None
+            view = self._view
+            if view is None or view.log.suspect or view.log.size() != view.size or self._inside.locked():
+                self._once()
+                with self._inside:
+                    view = self._look()
+            else:
+                self._now(view)
+            index, now = view.index, self._latest
+            spot = index.find(key)
+            if spot is not None and now >= spot.kept_until:
                 spot = self._kept(key)
-                if spot is not None and (self._latest < spot.fresh_until if owner is None else spot.owner == owner):
-                    content = view.log.content(spot.offset, spot.length, encode_text(key))
-                    if content is None:
-                        view.index.drop(key)
-                        self._spoilt()
-                    else:
-                        view.index.use(key)
-                        found = spot, content, self._latest
+            if spot is not None and (now < spot.fresh_until if owner is None else spot.owner == owner):
+                content = view.log.content(spot.offset, spot.length, encode_text(key))
+                if content is None:
+                    index.drop(key)
+                    self._spoilt()
+                else:
+                    if self.max_size is not None:
+                        index.use(key)
+                    found = spot, content, now
         if self._owes:
             self._pay()
         return found
@@ -60,9 +70,8 @@ class FileEntries(FileAccess):
         except Exception:  # noqa: BLE001 - what cannot be read is not there
             self._spoilt()
             return MISSING
-        view = self._view
-        if view is not None:
-            view.log.done(content)
+        if type(content[1]) is memoryview and (view := self._view) is not None:
+            view.log.done(content[1])
         return value
 
     def _dumped(self, value: Any) -> Dumped:

@@ -302,9 +302,9 @@ class LogFile:
             self._checked.add(offset)
         return content
 
-    def done(self, content: Content) -> None:
-        """Take back the memory in which a content was returned, which nobody needs any more."""
-        buffer: Any = getattr(content[1], "obj", None)
+    def done(self, payload: memoryview) -> None:
+        """Take back the memory in which a payload was returned, which nobody needs any more."""
+        buffer: Any = payload.obj
         if type(buffer) is bytearray and len(buffer) <= KEPT:
             self._buffer = buffer
 
