@@ -218,9 +218,9 @@ class Compaction:
             raise _Stopped  # it was replaced or cut off: that is not undone
         for piece in old.log.scan(old.position, size, final):
             self._go_on()
-            old.follow(piece, now)
+            told = old.follow(piece, now)
             if batch is not None:
-                batch.add(_same(old.log, piece, now))
+                batch.add(_same(old.log, piece, now) if told else Item(Kind.CLEAR))
         if old.log.suspect:
             raise _Stopped  # something that cannot be read stands at the end: who writes next says what it is
 
@@ -270,7 +270,7 @@ def _same(log: LogFile, piece: Piece, now: float) -> Item | None:
     """Return a record that says the same as a stretch of the old file; None: that says nothing."""
     head = piece.head
     if head is None:
-        return None if piece.torn else Item(Kind.CLEAR)
+        return None  # torn
     key = decode_text(piece.key)
     if head.kind == Kind.VALUE:
         # What is hidden by a value that cannot be read, or that a clock in the future has made, stays hidden.

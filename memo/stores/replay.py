@@ -103,8 +103,13 @@ class View:
             self.follow(piece, now)
         self.size = size
 
-    def follow(self, piece: Piece, now: float) -> None:
-        """Let the index and the leases be as a stretch of the log says, which follows on what was read."""
+    def follow(self, piece: Piece, now: float) -> bool:
+        """Let the index and the leases be as a stretch of the log says, which follows on what was read.
+
+        Returns:
+            False: it could not be read, for another reason than that its writer was killed.
+        """
+        told = True
         # One record at a time: where a Ctrl-C comes in between, the next reading begins with the same record.
         if piece.head is not None and self._read(piece, now):
             self.gap = 0
@@ -113,6 +118,7 @@ class View:
             self.gap += piece.end - piece.offset
         else:
             # It may have been an invalidation of anything that stands before it.
+            told = False
             self.damaged += 1
             self.gap = 0
             self.index.clear()
@@ -120,6 +126,7 @@ class View:
             if self.damaged == 1:
                 logger.warning("%r is damaged: what was written before that is not served", self.log.path)
         self.position = piece.end
+        return told
 
     def _read(self, piece: Piece, now: float) -> bool:
         head = piece.head
