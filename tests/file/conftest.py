@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+import memo
 from memo import PickleFileStore
 
 
@@ -29,3 +35,21 @@ def make(path, clock):
 @pytest.fixture
 def store(make):
     return make()
+
+
+@pytest.fixture
+def launch():
+    """Starts other interpreters, which run a script with arguments; the test talks to them through pipes."""
+    started = []
+
+    def launch(script, *args):
+        environment = {**os.environ, "PYTHONPATH": str(Path(memo.__file__).parents[1])}
+        command = [sys.executable, "-W", "error", "-c", script, *map(str, args)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, env=environment, **pipes))
+        return started[-1]
+
+    yield launch
+    for process in started:
+        process.kill()
+        process.communicate()
