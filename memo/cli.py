@@ -67,16 +67,17 @@ See a cache at work, on the sources of Python's standard library.
 
 \b
 What is shown, one after the other:
-  passes      every file is parsed through one cached function, twice: cold,
-              then warm
+  passes      every file is parsed through one cached function: cold, then
+              warm, and once more by another Python process, which finds
+              the results in the file that the first one has left
   edit        a copy of a file is edited: nothing changes until the function
               is told to invalidate its result
   stampede    eight threads ask for one absent key at once: one of them loads
   stale       a result is past its ttl: it is served at once, and a new one
               is loaded behind it
 
-The long part has a progress bar where standard error is a terminal. Nothing is kept, and no file but a temporary copy
-is written.
+The long part has a progress bar where standard error is a terminal. Nothing is kept, and no file but temporary ones is
+written, unless --file says where: then a second run within ten minutes starts warm, too.
 """
 
 _DEMO_EXAMPLES: Final = """\
@@ -84,6 +85,8 @@ _DEMO_EXAMPLES: Final = """\
 Examples:
   memo demo                   every file, some seconds
   memo demo --limit 50        the first 50 files
+  memo demo --file demo.memo  keep the results, for a second run, and to look
+                              at them: memo inspect demo.memo
   memo demo --json            the same numbers, for programs
   memo demo --json >demo.json
 """
@@ -126,14 +129,18 @@ def _memo() -> None:
 
 @_memo.command("demo", help=_DEMO, epilog=_DEMO_EXAMPLES, short_help="See a cache at work, cold, warm, and in a crowd.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Read the first N files only.")
+@click.option("--file", metavar="PATH", help="Keep the results in this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in the place of tables; times in seconds.")
-def _demo(limit: int | None, as_json: bool) -> None:
+def _demo(limit: int | None, file: str | None, as_json: bool) -> None:
     folder = Path(sysconfig.get_path("stdlib"))
     files = demo.sources(folder)[:limit]
     if not files:
         raise click.ClickException(f"this Python's standard library ({folder}) has no source files to read")
     with closing(_watched(files)) as watched:
-        result = demo.run(folder, files, watched)
+        try:
+            result = demo.run(folder, files, watched, file)
+        except (OptionError, StoreError) as error:
+            raise click.ClickException(str(error)) from None
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
@@ -250,6 +257,8 @@ def present(result: dict[str, Any], screen: Console) -> None:
         f"memo {result['memo']}: the sources of Python {result['python']} through one cached function\n", style="bold"
     )
     screen.print(_passes(result["passes"]))
+    if result["file_size"] is not None:
+        screen.print(f"\nrestart: a second Python process over the same file ({decimal(result['file_size'])})")
     screen.print(
         f"\nfound: {found['lines']:,} lines, {found['functions']:,} functions, {found['classes']:,} classes\n"
         f"most complex: {hardest:.46} (complexity {found['hardest']['complexity']})\n"
@@ -257,7 +266,7 @@ def present(result: dict[str, Any], screen: Console) -> None:
     screen.print(f"edit: a copy of {edit['file']:.40} gets one more function", style="bold")
     screen.print(
         f"  before the edit         {edit['functions_before']:>7} functions\n"
-        f"  after it                {edit['functions_after_edit']:>7} functions   from memory: nobody said a word\n"
+        f"  after it                {edit['functions_after_edit']:>7} functions   from the cache: nobody said a word\n"
         f"  invalidate(path)        {edit['invalidated']!s:>7}\n"
         f"  the next call           {edit['functions_after_invalidation']:>7} functions   read again\n"
     )
@@ -277,7 +286,7 @@ def present(result: dict[str, Any], screen: Console) -> None:
 
 def _passes(passes: list[dict[str, Any]]) -> Table:
     table = Table(box=None, padding=0, pad_edge=False, header_style="bold")
-    table.add_column("pass", min_width=6)
+    table.add_column("pass", min_width=7)
     for name, width in (
         ("files", 7),
         ("time", 11),

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
+import json
+import os
 import platform
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -17,10 +22,12 @@ from typing import Any, Final
 from . import __version__
 from .background import background
 from .decorator import cache_aside
+from .errors import StoreError
 from .stats import FunctionStats
-from .stores import MemoryStore
+from .stores import MemoryStore, PickleFileStore, Store
+from .stores.logfile import LOCKS
 
-__all__ = ["Measure", "measure", "run", "sources"]
+__all__ = ["Measure", "again", "measure", "run", "sources"]
 
 THREADS: Final = 8
 
@@ -91,29 +98,38 @@ def sources(folder: Path) -> list[Path]:
 # The demo.
 
 
-def run(folder: Path, files: list[Path], watched: Iterable[Path]) -> dict[str, Any]:
+def run(folder: Path, files: list[Path], watched: Iterable[Path], file: str | None = None) -> dict[str, Any]:
     """Run all parts of the demo; return what they found, ready for JSON.
 
     Args:
         folder: where the files are; they are named from there.
         files: what is read, at least one.
         watched: the same files, for the long part: whoever yields them sees how far that is.
+        file: path of the file that the results are kept in; None: one that is gone afterwards.
+
+    Raises:
+        OptionError: there can be no such file.
+        StoreError: it must not be used; the second process failed.
     """
-    store = MemoryStore(max_size=None)
-    cached = cache_aside(ttl=600, store=store, namespace="memo.demo.measure")(measure)
-    with warnings.catch_warnings():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # what Python says of its own sources is not our subject
-        passes, found = [], []
+        store = _store(file, stack)
+        cached = _cached(store)
+        passes = []
         for name, each_file in (("cold", watched), ("warm", files)):
-            before, started = cached.stats(), time.perf_counter()
-            found = [cached(str(path)) for path in each_file]
-            seconds = time.perf_counter() - started
-            passes.append({"pass": name, **_compared(before, cached.stats(), seconds), "entries": store.stats().size})
+            found, numbers = _pass(name, cached, each_file)
+            if name == "cold" and numbers["hits"]:
+                numbers |= {"pass": "kept"}  # by an earlier run, in a file of the user's
+            passes.append({**numbers, "entries": store.stats().size})
+        if isinstance(store, PickleFileStore):
+            passes.append(_restarted(store, files, cached.stats()))
         hardest = max(range(len(files)), key=lambda index: found[index].complexity)
         return {
             "memo": __version__,
             "python": platform.python_version(),
             "passes": passes,
+            "file_size": store.stats().file_size if isinstance(store, PickleFileStore) else None,
             "found": {
                 "files": len(files),
                 "lines": sum(each.lines for each in found),
@@ -131,6 +147,29 @@ def run(folder: Path, files: list[Path], watched: Iterable[Path]) -> dict[str, A
         }
 
 
+def _store(file: str | None, stack: contextlib.ExitStack) -> Store:
+    """Return the store of the first part, which is closed with the stack."""
+    if file is None:
+        if not LOCKS:
+            return MemoryStore(max_size=None)
+        file = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="memo-demo-")), "demo.memo")
+    store = PickleFileStore(file)
+    stack.callback(store.close)
+    return store
+
+
+def _cached(store: Store) -> Any:
+    return cache_aside(ttl=600, store=store, namespace="memo.demo.measure")(measure)
+
+
+def _pass(name: str, cached: Any, files: Iterable[Path]) -> tuple[list[Measure], dict[str, Any]]:
+    """Ask for each of the files once; return the answers, and what the cache has done."""
+    before, started = cached.stats(), time.perf_counter()
+    found = [cached(str(path)) for path in files]
+    seconds = time.perf_counter() - started
+    return found, {"pass": name, "process": os.getpid(), **_compared(before, cached.stats(), seconds)}
+
+
 def _compared(before: FunctionStats, after: FunctionStats, seconds: float) -> dict[str, Any]:
     hits, misses = after.hits - before.hits, after.misses - before.misses
     return {
@@ -141,6 +180,38 @@ def _compared(before: FunctionStats, after: FunctionStats, seconds: float) -> di
         "hit_ratio": hits / (hits + misses),
         "seconds_saved": after.time_saved - before.time_saved,
     }
+
+
+# The second process.
+
+_AGAIN: Final = "import sys; sys.path[:] = sys.argv[1:]; from memo.demo import again; again()"
+"""What it runs: with this process's path, so that it finds the same modules whatever lies in the current folder."""
+
+
+def _restarted(store: PickleFileStore, files: list[Path], stats: FunctionStats) -> dict[str, Any]:
+    """Ask for each of the files in a Python process of its own, which finds the file of this one."""
+    wanted = json.dumps({"file": store.path, "files": list(map(str, files))})
+    done = subprocess.run(  # noqa: S603 - this very Python
+        [sys.executable, "-c", _AGAIN, *sys.path], input=wanted, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise StoreError(f"the second process failed: {done.stderr.strip().rpartition(chr(10))[2]}")
+    numbers: dict[str, Any] = json.loads(done.stdout)
+    if stats.loads:  # it has never loaded, and so does not know what that would have taken
+        numbers["seconds_saved"] = numbers["hits"] * stats.load_seconds / stats.loads
+    return numbers
+
+
+def again() -> None:
+    """Do what the second process does: what is wanted comes from standard input, and what came of it goes out."""
+    wanted = json.load(sys.stdin)
+    started = time.perf_counter()
+    with contextlib.closing(PickleFileStore(wanted["file"])) as store:
+        cached = _cached(store)
+        opened = time.perf_counter() - started
+        _, numbers = _pass("restart", cached, map(Path, wanted["files"]))
+        numbers["seconds"] += opened
+        json.dump({**numbers, "entries": store.stats().size}, sys.stdout)
 
 
 def _edit(cached: Any, original: Path) -> dict[str, Any]:

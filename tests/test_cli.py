@@ -15,6 +15,7 @@ import pytest
 
 import memo
 from memo import __main__, cli, demo
+from memo.stores.inspection import inspect_file
 
 SOURCES = {
     "alpha.py": """
@@ -91,8 +92,9 @@ def numbers(capsys, *options):
 
 
 def test_a_cold_pass_misses_every_file_and_a_warm_one_hits_every_file(library, capsys):
-    cold, warm = numbers(capsys)["passes"]
+    cold, warm, _ = numbers(capsys)["passes"]
     assert cold.pop("seconds") > 0
+    assert cold.pop("process") == warm.pop("process") == os.getpid()
     assert cold == {
         "pass": "cold",
         "files": 3,
@@ -107,8 +109,69 @@ def test_a_cold_pass_misses_every_file_and_a_warm_one_hits_every_file(library, c
     assert warm == {"pass": "warm", "files": 3, "hits": 3, "misses": 0, "hit_ratio": 1, "entries": 3}
 
 
+def test_a_second_process_over_the_same_file_is_warm_from_its_first_call(library, capsys):
+    result = numbers(capsys)
+    restart = result["passes"][2]
+    assert restart.pop("process") != os.getpid()
+    assert restart.pop("seconds") > 0
+    assert restart.pop("seconds_saved") == pytest.approx(result["passes"][1]["seconds_saved"])
+    assert restart == {"pass": "restart", "files": 3, "hits": 3, "misses": 0, "hit_ratio": 1, "entries": 3}
+    assert result["file_size"] > 0
+
+
 def test_every_run_begins_with_an_empty_store(library, capsys):
     assert [numbers(capsys)["passes"][0]["misses"] for _ in range(2)] == [3, 3]
+
+
+def test_a_file_of_the_users_keeps_the_results_for_the_next_run(library, capsys, tmp_path):
+    file = tmp_path / "demo.memo"
+    first = numbers(capsys, "--file", str(file), "--limit", "2")
+    assert [each["pass"] for each in first["passes"]] == ["cold", "warm", "restart"]
+    second = numbers(capsys, "--file", str(file))
+    assert [(each["pass"], each["hits"], each["misses"]) for each in second["passes"]] == [
+        ("kept", 2, 1),
+        ("warm", 3, 0),
+        ("restart", 3, 0),
+    ]
+    third = numbers(capsys, "--file", str(file))
+    assert [each["misses"] for each in third["passes"]] == [0, 0, 0]
+    assert len(inspect_file(file).entries) == 3
+
+
+def test_a_file_that_the_demo_must_not_use_is_left_as_it_is(library, capsys, tmp_path):
+    letters = tmp_path / "letters"
+    letters.write_bytes(b"dear")
+    for path, message in (letters, "was not written by PickleFileStore"), (tmp_path / "no" / "file", "make it first"):
+        assert cli.main(["demo", "--file", str(path)]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert message in captured.err
+    assert letters.read_bytes() == b"dear"
+
+
+def test_the_second_process_finds_what_this_one_finds_whatever_lies_in_the_current_folder(
+    library, capsys, tmp_path, monkeypatch
+):
+    for name in ("memo", "json", "ast", "pickle"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert numbers(capsys)["passes"][2]["hits"] == 3
+
+
+def test_a_second_process_that_fails_is_an_error_with_its_last_line(library, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "_AGAIN", "raise ValueError('no more')")
+    assert cli.main(["demo"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "Error: the second process failed: ValueError: no more\n"
+
+
+def test_on_a_system_without_file_locks_there_is_no_second_process(library, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "LOCKS", False)
+    result = numbers(capsys)
+    assert [each["hits"] for each in result["passes"]] == [0, 3]
+    assert result["file_size"] is None
+    assert not any("restart" in line for line in printed(result))
 
 
 def test_the_demo_says_what_it_found(library, capsys):
@@ -149,7 +212,7 @@ def test_a_result_past_its_ttl_is_served_while_a_new_one_is_loaded(library, caps
 
 def test_a_limit_reads_the_first_files_only(library, capsys):
     result = numbers(capsys, "--limit", "2")
-    assert [each["files"] for each in result["passes"]] == [2, 2]
+    assert [each["files"] for each in result["passes"]] == [2, 2, 2]
     assert result["found"]["hardest"]["file"] == "alpha.py"
     assert numbers(capsys, "--limit", "99")["found"]["files"] == 3
 
@@ -161,7 +224,10 @@ def test_a_person_reads_a_table_and_sentences(library, capsys):
     assert lines[2].split() == ["pass", "files", "time", "hits", "misses", "hit", "ratio", "saved", "entries"]
     assert lines[3].split()[:2] == ["cold", "3"]
     assert lines[4].split()[:2] == ["warm", "3"]
+    assert lines[5].split()[:2] == ["restart", "3"]
     assert "100.0%" in lines[4]
+    assert "100.0%" in lines[5]
+    assert any(line.startswith("restart: a second Python process over the same file (") for line in lines)
     assert "most complex: tangled() in package/beta.py (complexity 11)" in lines
     assert ["loads", "1"] in [line.split() for line in lines]
     assert lines[-1].split()[:3] == ["the", "next", "call"]
@@ -182,6 +248,7 @@ def test_no_line_is_longer_than_80_columns_or_needs_more_than_ascii(library, cap
     result["python"] = "3.15.0a1+"
     for each in result["passes"]:
         each.update(files=99_999, hits=99_999, misses=99_999, entries=99_999, seconds=9_999.0, seconds_saved=99_999.0)
+    result["file_size"] = 10**12
     result["found"].update(lines=9_999_999, functions=9_999_999, classes=9_999_999)
     result["found"]["hardest"] = {"file": "f" * 200, "function": "g" * 200, "complexity": 9_999}
     result["edit"].update(file="f" * 200, functions_before=9_999, functions_after_edit=9_999)
@@ -257,7 +324,7 @@ def test_help_tells_the_story(capsys):
     assert "demo" in text.partition("Commands:")[2]
     cli.main(["demo", "--help"])
     text = capsys.readouterr().out
-    for part in ("passes", "edit", "stampede", "stale", "--limit N", "--json"):
+    for part in ("passes", "edit", "stampede", "stale", "--limit N", "--file PATH", "--json"):
         assert re.search(rf"^ +{part} ", text, re.MULTILINE), part
 
 
