@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from ..entry import DEFAULT, MISSING, Life
 from ..errors import StoreError
-from .access import FileAccess
+from .access import FAILURES, FileAccess
 from .frames import LARGEST, Content, Flags, Kind, Windows, encode_meta, encode_text
 from .index import Spot
 from .replay import Item
@@ -48,10 +49,12 @@ class FileEntries(FileAccess):
                 self._now(view)
             index, now = view.index, self._latest
             spot = index.find(key)
-            if spot is not None and now >= spot.kept_until:
+            if spot is not None and now >= spot.fresh_until and now >= spot.kept_until:
                 spot = self._kept(key)
             if spot is not None and (now < spot.fresh_until if owner is None else spot.owner == owner):
-                content = view.log.content(spot.offset, spot.length, encode_text(key))
+                content = view.log.content(
+                    spot.offset, spot.length, key.encode() if key.isascii() else encode_text(key)
+                )
                 if content is None:
                     index.drop(key)
                     self._spoilt()
@@ -59,8 +62,8 @@ class FileEntries(FileAccess):
                     if self.max_size is not None:
                         index.use(key)
                     found = spot, content, now
-        if self._owes:
-            self._pay()
+        if self._owes or self._afterwards:
+            self._settle()
         return found
 
     def _loaded(self, content: Content) -> Any:
@@ -69,6 +72,7 @@ class FileEntries(FileAccess):
             value = pickle.loads(content[1])  # noqa: S301 - verified if there is a secret
         except Exception:  # noqa: BLE001 - what cannot be read is not there
             self._spoilt()
+            self._tell()
             return MISSING
         if type(content[1]) is memoryview and (view := self._view) is not None:
             view.log.done(content[1])
@@ -166,7 +170,9 @@ class FileEntries(FileAccess):
         with self._lock:
             if lease is None or self._leases.stands(key, lease):
                 self._leases.void(key)
-                if self._view is not None and not self._inside.locked():
+                if self._inside.locked():  # by this very thread, of which an operation was interrupted
+                    self._afterwards.append(partial(self._let_go, key, None))
+                elif self._view is not None:
                     self._view.index.drop(key)
 
     def _remove(self, keys: Sequence[str], owner: str | None) -> int:
@@ -202,7 +208,7 @@ class FileEntries(FileAccess):
     def _asked(self, name: str, work: Callable[[], T], otherwise: T) -> T:
         try:
             return self._reading(work)
-        except (StoreError, OSError) as error:
+        except FAILURES as error:
             self._failed(name, error)
             return otherwise
 

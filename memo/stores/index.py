@@ -46,9 +46,7 @@ class Spot(msgspec.Struct, frozen=True, gc=False):
         length: of its record, in bytes.
         owner: whose entry it is.
         fresh_until: when its ttl is over.
-        due: from when on a hit also refreshes it.
-        stale_until: until when it may be served while it is refreshed.
-        kept_until: from when on it is of no use.
+        windows: its other times; None: it has none.
     """
 
     place: int
@@ -56,9 +54,22 @@ class Spot(msgspec.Struct, frozen=True, gc=False):
     length: int
     owner: str
     fresh_until: float
-    due: float
-    stale_until: float
-    kept_until: float
+    windows: Windows | None
+
+    @property
+    def due(self) -> float:
+        """From when on a hit also refreshes it."""
+        return self.fresh_until if self.windows is None else self.windows.due
+
+    @property
+    def stale_until(self) -> float:
+        """Until when it may be served while it is refreshed."""
+        return self.fresh_until if self.windows is None else self.windows.stale_until
+
+    @property
+    def kept_until(self) -> float:
+        """From when on it is of no use."""
+        return self.fresh_until if self.windows is None else self.windows.kept_until
 
 
 class Index:
@@ -158,8 +169,7 @@ class Index:
         bits = place & 0xFFFFFFFFFFFFFFFF
         until: float = math.inf if bits == _NEVER else _DOUBLE.unpack(_BITS.pack(bits))[0]
         windows = None if rich is None else rich.windows  # type: ignore[union-attr]
-        due, stale, kept = windows or (until, until, until)
-        return Spot(place, offset, place >> _LENGTH & 0xFFFFFFFF, self._owners[number], until, due, stale, kept)
+        return Spot(place, offset, place >> _LENGTH & 0xFFFFFFFF, self._owners[number], until, windows)
 
     def _marked(self, offset: int, number: int, rich: Any) -> bool:
         return offset < self._owner_marks.get(number, 0) or (
