@@ -10,8 +10,9 @@ import contextlib
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..errors import OptionError, StoreError
@@ -26,13 +27,19 @@ from .replay import TOLERANCE, Item, Leases, View
 if TYPE_CHECKING:
     from .compaction import Compaction
 
-__all__ = ["FileAccess", "checked_path"]
+__all__ = ["FAILURES", "FileAccess", "checked_path"]
 
 T = TypeVar("T")
 
 FIRST_PAUSE: Final = 0.0002
 LONGEST_PAUSE: Final = 0.01
 """Seconds between two looks whether another process has let go of the file's lock."""
+
+LONGEST_NAME: Final = 246
+"""Bytes of a file's name: most systems allow 255, and that of a compaction's file has 9 more."""
+
+FAILURES: Final = (StoreError, OSError, MemoryError)
+"""What comes of a file that cannot be used, or of a lack of memory: to a reader it is as if nothing were there."""
 
 
 class FileAccess:
@@ -66,6 +73,8 @@ class FileAccess:
         self._owes = False  # a clock has run backwards, and the others have not been told yet
         self._sets = self._deletes = self._evictions = self._expirations = self._corrupt = 0
         self._errors: dict[str, int] = {}
+        # What has to wait until no lock is held: log handlers are anyone's code, and have locks of their own.
+        self._afterwards: deque[Callable[[], object]] = deque()
 
     def _reading(self, work: Callable[[], T]) -> T:
         """Do `work` when all that is in the file has been read. The lock is not held.
@@ -79,8 +88,8 @@ class FileAccess:
             with self._inside:
                 self._look()
                 answer = work()
-        if self._owes:
-            self._pay()
+        if self._owes or self._afterwards:
+            self._settle()
         return answer
 
     def _writing(self, work: Callable[[], T]) -> T:
@@ -95,17 +104,19 @@ class FileAccess:
                 with self._lock:
                     self._once()
                     with self._inside:
-                        view = self._look_locked()
-                        if view is not None:
+                        # Twice, because a Ctrl-C may come before the first; what was never locked may be unlocked.
+                        try:
                             try:
-                                answer = work()
+                                view = self._look_locked()
+                                if view is not None:
+                                    answer = work()
                             finally:
-                                try:
-                                    view.log.unlock()
-                                except KeyboardInterrupt:
-                                    view.log.unlock()
-                                    raise
-                            break
+                                self._unlock()
+                        except BaseException:
+                            self._unlock()
+                            raise
+                if view is not None:
+                    break
                 if waited >= self._timeout:
                     raise StoreError(
                         f"{self.path!r} could not be locked within {self._timeout:g} s: another process holds the lock"
@@ -113,11 +124,17 @@ class FileAccess:
                 # The sum of the pauses, since a test may have stopped the clock.
                 time.sleep(pause)
                 waited, pause = waited + pause, min(pause * 2, LONGEST_PAUSE)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             raise store_error(self.path, error) from error
         self._books.bury()
         self._compaction.consider()
+        if self._afterwards:
+            self._tell()
         return answer
+
+    def _unlock(self) -> None:
+        if self._view is not None:
+            self._view.log.unlock()
 
     def _once(self) -> None:
         if self._inside.locked():
@@ -134,54 +151,71 @@ class FileAccess:
                 raise StoreError(f"{self.path!r} is being replaced again and again")
         now = self._now(view)
         if size != view.size or view.log.suspect:
-            view.catch_up(size, now, final=False)
+            self._catch_up(view, size, now, final=False)
             if view.log.suspect:
-                # It cannot be a record that is being written. Who holds the lock knows what it is.
-                if not view.log.try_lock():
-                    raise StoreError(f"{self.path!r} has something at its end that cannot be read just now")
                 try:
-                    view.catch_up(view.log.size() or size, now, final=True)
-                finally:
+                    self._look_closely(view, size, now)
+                except BaseException:
                     view.log.unlock()
+                    raise
         return view
+
+    def _look_closely(self, view: View, size: int, now: float) -> None:
+        """Read what stands at the end and cannot be a record that is being written: who holds the lock knows it."""
+        try:
+            if not view.log.try_lock():
+                raise StoreError(f"{self.path!r} has something at its end that cannot be read just now")
+            self._catch_up(view, view.log.size() or size, now, final=True)
+        finally:
+            view.log.unlock()
+
+    def _catch_up(self, view: View, size: int, now: float, final: bool) -> None:
+        before = view.damaged
+        view.catch_up(size, now, final)
+        if view.damaged and not before:
+            self._later("%r is damaged: what was written before that is not served")
 
     def _look_locked(self) -> View | None:
         """Take the file's lock and read all that is there; return None if that cannot be done just now."""
         view = self._view
-        if view is None or view.log.fd < 0:
-            view = self._open()
-        log = view.log
-        if not log.try_lock():
-            return None
         try:
+            # What could only be read may meanwhile be written.
+            if view is None or view.log.fd < 0 or not view.log.writable:
+                view = self._open()
+            log = view.log
+            if not log.try_lock():
+                return None
             # Only now: whoever held the lock may have put another file in the place of this one.
             size = log.size()
             if size is None or size < view.position:
                 log.unlock()
                 self._open()
                 return None
-            now = self._now(view)
-            if size != view.position:
-                view.catch_up(size, now, final=True)
-            if self._owes:
-                view.append([Item(Kind.CLEAR)])
-                self._owes = False
-        except BaseException:
-            log.unlock()
-            raise
+        except BlockingIOError:  # another process is making the file
+            return None
+        now = self._now(view)
+        if size != view.position:
+            self._catch_up(view, size, now, final=True)
+        if self._owes:
+            view.append([Item(Kind.CLEAR)])
+            self._owes = False
         return view
 
     def _open(self) -> View:
         """Open the file that is there now. All leases are void: what has happened to it meanwhile is not known."""
         before, self._view = self._view, None
         self._leases.clear()
-        log = LogFile(self.path, self._keys)
-        if before is not None:
-            before.log.close()
-            if before.log.same(log) and (log.size() or 0) >= before.position:
-                before.log = log  # a child of fork: what its parent had read is right
-                self._view = before
-                return before
+        known = before is not None and (before.log.fd < 0 or not before.log.writable)
+        try:
+            log = LogFile(self.path, self._keys)
+        finally:
+            # Only now, so that no other file can have had its number.
+            if before is not None:
+                before.log.close()
+        if before is not None and known and before.log.same(log) and (log.size() or 0) >= before.position:
+            before.log = log  # a child of fork: what its parent had read is right
+            self._view = before
+            return before
         view = self._view = View(log, self._leases, self.max_size is not None)
         return view
 
@@ -199,10 +233,32 @@ class FileAccess:
         self._latest = now
         return now
 
-    def _pay(self) -> None:
-        """Tell the other processes that a clock has run backwards, if that can be done now. The lock is not held."""
-        with contextlib.suppress(StoreError):
-            self._writing(lambda: None)
+    def _settle(self) -> None:
+        """Do what had to wait, and tell others that a clock has run backwards if that can be done now.
+
+        The lock is not held.
+        """
+        self._tell()
+        if self._owes:
+            with contextlib.suppress(StoreError):
+                self._writing(lambda: None)
+
+    def _tell(self) -> None:
+        """Do what had to wait. The lock is not held."""
+        with contextlib.suppress(IndexError):  # another thread may be faster
+            while self._afterwards:
+                self._afterwards.popleft()()
+
+    def _later(self, message: str, *args: object) -> None:
+        """Have something logged when no lock is held."""
+        self._afterwards.append(partial(self._warn, message, *args))
+
+    def _warn(self, message: str, *args: object) -> None:
+        try:
+            logger.warning(message, self.path, *args)
+        except Exception:  # noqa: BLE001 - a logging handler that fails must not fail the caller
+            with self._lock:
+                self._errors["logging"] = self._errors.get("logging", 0) + 1
 
     def _adopt(self, old: View, target: View) -> None:
         """Go on with the file that a compaction has just put in the place of another one; it knows what is in both."""
@@ -249,15 +305,22 @@ class FileAccess:
         return content
 
     def _spoilt(self) -> None:
-        self._corrupt += 1
-        if self._corrupt == 1:
-            logger.warning("%r: a value is not as it was written, or cannot be unpickled, and is a miss", self.path)
+        with self._lock:
+            self._corrupt += 1
+            if self._corrupt == 1:
+                self._later("%r: a value is not as it was written, or cannot be unpickled, and is a miss")
 
     def _failed(self, name: str, error: Exception) -> None:
-        """Count what fails without failing the caller; log the first of each kind."""
-        count = self._errors[name] = self._errors.get(name, 0) + 1
-        if count == 1:
-            logger.warning("%r: %s failed (%s: %s)", self.path, name, type(error).__name__, error)
+        """Count what fails without failing the caller, and log the first of each kind. The lock is not held."""
+        if isinstance(error, BlockingIOError):
+            return  # another process is making the file: there is nothing in it yet
+        with self._lock:
+            count = self._errors[name] = self._errors.get(name, 0) + 1
+            if count == 1:
+                self._later("%r: %s failed (%s: %s)", name, type(error).__name__, error)
+            inside = self._inside.locked()  # this very thread is, in a signal handler, say: then its operation logs it
+        if not inside:
+            self._tell()
 
     def _quick(self, key: str) -> bool:
         """Return whether a read of a key takes no longer than a look into a file."""
@@ -283,7 +346,16 @@ def checked_path(path: Any) -> str:
     text = os.fspath(path)
     if "\x00" in text:
         raise OptionError(f"path={path!r}: a path has no NUL in it")
-    absolute = Path(os.path.abspath(text))
-    if not absolute.parent.is_dir():
-        raise OptionError(f"path={text!r}: the folder {str(absolute.parent)!r} is not there: make it first")
-    return str(absolute)
+    absolute = os.path.abspath(text)
+    folder, name = os.path.split(absolute)
+    try:
+        length = len(os.fsencode(name))
+    except UnicodeEncodeError as error:
+        raise OptionError(
+            f"path={path!r} cannot be a file's name: this system encodes it as {error.encoding}"
+        ) from None
+    if length > LONGEST_NAME:
+        raise OptionError(f"path={path!r} cannot be a file's name: allowed are {LONGEST_NAME} bytes")
+    if not os.path.isdir(folder):
+        raise OptionError(f"path={text!r}: the folder {folder!r} is not there: make it first")
+    return absolute

@@ -17,8 +17,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Final
 
-from ..errors import StoreError
 from ..forks import fork_safe_lock
+from .access import FAILURES
 from .frames import HEAD, Flags, Kind, decode_text, encode_text
 from .logfile import LogFile, Piece, store_error
 from .replay import TOLERANCE, Item, Leases, View
@@ -86,7 +86,7 @@ class Compaction:
                 self._worth(store)  # of the new file, to know when to look again
         except _Stopped:
             pass
-        except (StoreError, OSError) as error:
+        except FAILURES as error:
             assert store is not None
             store._failed("compact", error)
         finally:
@@ -117,7 +117,7 @@ class Compaction:
             self._compact(store)
         except _Stopped:
             return False
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             raise store_error(store.path, error) from error
         return True
 

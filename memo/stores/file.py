@@ -20,7 +20,7 @@ from ..errors import OptionError, StoreError
 from ..forks import in_child
 from ..keys import CallKeys
 from ..stats import Counter, StoreStats
-from .access import checked_path
+from .access import FAILURES, checked_path
 from .base import Store, Ttl, checked_amount, checked_key, checked_tags, checked_ttl, stores
 from .compaction import Compaction
 from .entries import Dumped, FileEntries
@@ -114,7 +114,7 @@ class PickleFileStore(FileEntries, Store):
         self._compaction = Compaction(self)
         try:
             self._reading(lambda: None)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             self._failed("open", error)  # a full disk, say: it may pass
 
     def __repr__(self) -> str:
@@ -130,7 +130,7 @@ class PickleFileStore(FileEntries, Store):
             found = self._found(key, None)
             if found is not None:
                 value = self._loaded(found[1])
-        except (StoreError, OSError) as error:
+        except FAILURES as error:
             self._failed("get", error)
         (self._books.misses if value is MISSING else self._books.hits).tick()
         return default if value is MISSING else value
@@ -243,7 +243,7 @@ class PickleFileStore(FileEntries, Store):
         matches = compile_pattern(pattern).match
         try:
             return [key for key in self._living() if matches(key)]
-        except (StoreError, OSError) as error:
+        except FAILURES as error:
             self._failed("keys", error)
             return []
 
@@ -277,7 +277,7 @@ class PickleFileStore(FileEntries, Store):
     def cleanup(self) -> int:
         """Take out what is over, which else is done when it is met; return how much there was."""
         before = self._expirations
-        with contextlib.suppress(StoreError, OSError):
+        with contextlib.suppress(*FAILURES):
             self._living()
         return self._expirations - before
 
@@ -291,7 +291,7 @@ class PickleFileStore(FileEntries, Store):
 
     def stats(self) -> FileStats:
         """Return what has been counted in this process; `size` is how many entries the file has."""
-        with contextlib.suppress(StoreError, OSError):
+        with contextlib.suppress(*FAILURES):
             self._reading(lambda: self._view.index.sweep() if self._view is not None else 0)
         hits, misses = self._books.totals()
         with self._lock:
@@ -316,9 +316,10 @@ class PickleFileStore(FileEntries, Store):
 
     def close(self) -> None:
         """Close the file, after a compaction that is under way has been broken off; it is opened again when needed."""
+        with self._lock:
+            self._once()  # else the compaction might wait for this very thread
         self._compaction.stop()
         with self._lock:
-            self._once()
             view, self._view = self._view, None
             self._leases.clear()
             if view is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..entry import ABSENT, MISSING, Reading
 from ..errors import StoreError
+from .access import FAILURES
 from .base import Space
 from .frames import Kind
 from .logfile import store_error
@@ -42,7 +43,9 @@ class FileSpace(Space):
         store = self._store
         try:
             found = store._found(key, self.owner)
-        except OSError as error:
+        except BlockingIOError:
+            found = None  # another process is making the file: there is nothing in it yet
+        except (OSError, MemoryError) as error:
             raise store_error(store.path, error) from error
         # After the file was read: what was in it has voided the lease if it was to.
         return self._judged(found, store._leases.get(key, self))
@@ -72,7 +75,7 @@ class FileSpace(Space):
                 reading = self.read(key)
                 if reading.value is not MISSING and not reading.due:
                     return reading
-        except (StoreError, OSError):
+        except FAILURES:
             pass  # what has not been read yet voids the lease; a file that is opened anew voids it, too
         with self._store._lock:
             return Reading(MISSING, self._store._leases.take(key, tags, self, renew))
@@ -96,7 +99,7 @@ class FileSpace(Space):
         try:
             if store._reading(lambda: store._kept(key)) is not None:
                 store._writing(lambda: store._leases.stands(key, lease) and store._remove([key], self.owner))
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             raise store_error(store.path, error) from error
         finally:
             store._let_go(key, lease)
@@ -128,7 +131,9 @@ class FileSpace(Space):
             return [self._judged(*each)[0] for each in store._reading(look)]
         except StoreError as error:
             return [error] * len(keys)
-        except OSError as error:
+        except BlockingIOError:
+            return [ABSENT] * len(keys)
+        except (OSError, MemoryError) as error:
             return [store_error(store.path, error)] * len(keys)
 
     def take_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]], renew: bool) -> list[Any]:
@@ -136,7 +141,7 @@ class FileSpace(Space):
         store = self._store
         answers: list[Any] = [ABSENT] * len(calls)
         if renew:
-            with contextlib.suppress(StoreError, OSError):
+            with contextlib.suppress(*FAILURES):
                 store._reading(_nothing)
         else:
             answers = self.read_many([key for key, _ in calls])

@@ -41,9 +41,9 @@ KEPT: Final = 1 << 23
 _FLAGS: Final = os.O_APPEND | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 
 
-def store_error(path: str, error: OSError) -> StoreError:
+def store_error(path: str, error: OSError | MemoryError) -> StoreError:
     """Return what a caller is told of what the system has answered."""
-    return StoreError(f"{path!r}: {error.strerror or type(error).__name__}")
+    return StoreError(f"{path!r}: {getattr(error, 'strerror', None) or type(error).__name__}")
 
 
 class Piece(NamedTuple):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from ..entry import TaggedLease
-from ..stats import logger
 from .frames import Flags, Kind, Payload, decode_meta, decode_text, decode_texts, encode_text
 from .index import Index
 from .logfile import LogFile, Piece
@@ -123,8 +122,6 @@ class View:
             self.gap = 0
             self.index.clear()
             self.leases.clear()
-            if self.damaged == 1:
-                logger.warning("%r is damaged: what was written before that is not served", self.log.path)
         self.position = piece.end
         return told
 
