@@ -124,16 +124,17 @@ class PickleFileStore(FileEntries, Store):
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value at `key`, else `default`; it becomes the most recently used one in this process."""
-        key = checked_key(key)
-        value: Any = MISSING
+        if type(key) is not str:
+            key = checked_key(key)
         try:
             found = self._found(key, None)
-            if found is not None:
-                value = self._loaded(found[1])
+            if found is not None and (value := self._loaded(found[1])) is not MISSING:
+                self._books.hits.tick()
+                return value
         except FAILURES as error:
             self._failed("get", error)
-        (self._books.misses if value is MISSING else self._books.hits).tick()
-        return default if value is MISSING else value
+        self._books.misses.tick()
+        return default
 
     def set(self, key: str, value: Any, ttl: Ttl = DEFAULT) -> None:
         """Store a value; whatever was at `key` is gone, and no load that began before fills it.

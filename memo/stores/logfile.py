@@ -247,7 +247,8 @@ class LogFile:
         except FileNotFoundError:
             return None
         # By number, of which the names are slower: this is part of every hit.
-        return found[6] if (found[1], found[2]) == self._whose and self.fd >= 0 else None
+        inode, device = self._whose
+        return found[6] if found[1] == inode and found[2] == device and self.fd >= 0 else None
 
     def try_lock(self) -> bool:
         """Take the lock that excludes all other processes, and other stores of this one; return whether it was free.
