@@ -7,6 +7,7 @@ while any code of the user's runs, and which is tried for no longer than `timeou
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import time
@@ -110,6 +111,8 @@ class FileAccess:
                                 view = self._look_locked()
                                 if view is not None:
                                     answer = work()
+                            except BlockingIOError:  # another process is making the file
+                                view = None
                             finally:
                                 self._unlock()
                         except BaseException:
@@ -172,26 +175,31 @@ class FileAccess:
     def _catch_up(self, view: View, size: int, now: float, final: bool) -> None:
         before = view.damaged
         view.catch_up(size, now, final)
-        if view.damaged and not before:
-            self._later("%r is damaged: what was written before that is not served")
+        if view.damaged > before:
+            if not before:
+                self._later("%r is damaged: what was written before that is not served")
+            if not view.log.intact():
+                self._view = None
+                view.log.close()
+                raise BlockingIOError(errno.EAGAIN, "something else was written over the file", self.path)
 
     def _look_locked(self) -> View | None:
         """Take the file's lock and read all that is there; return None if that cannot be done just now."""
         view = self._view
-        try:
-            # What could only be read may meanwhile be written.
-            if view is None or view.log.fd < 0 or not view.log.writable:
-                view = self._open()
-            log = view.log
-            if not log.try_lock():
-                return None
-            # Only now: whoever held the lock may have put another file in the place of this one.
-            size = log.size()
-            if size is None or size < view.position:
-                log.unlock()
-                self._open()
-                return None
-        except BlockingIOError:  # another process is making the file
+        if view is None or view.log.fd < 0:
+            view = self._open()
+        elif not view.log.writable:  # but meanwhile it may be
+            view = self._open()
+            if not view.log.writable:
+                raise OSError(errno.EROFS, "the file may only be read", self.path)
+        log = view.log
+        if not log.try_lock():
+            return None
+        # Only now: whoever held the lock may have put another file in the place of this one.
+        size = log.size()
+        if size is None or size < view.position:
+            log.unlock()
+            self._open()
             return None
         now = self._now(view)
         if size != view.position:

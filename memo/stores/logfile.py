@@ -111,16 +111,14 @@ class LogFile:
         try:
             log._admit()
             # Whoever held the lock may have given the file another name meanwhile: then it is no longer this one.
-            if not log.try_lock() or log.size() is None:
+            if not log.try_lock() or not log._alone():
                 log.close()
                 return None
             data = os.pread(log.fd, HEADER, 0)
             if data[: len(MAGIC)] != MAGIC[: len(data)]:
                 raise log._refuse("a file of somebody else's")
-            os.ftruncate(log.fd, 0)
-            log.identity = Identity.new(keys)
             try:
-                log.append([log.identity.header()])
+                log._new_header(keys)
             except BaseException:
                 os.unlink(path)
                 raise
@@ -211,7 +209,7 @@ class LogFile:
         if (not data or Identity.begun(data)) and self.writable and self.try_lock():
             try:
                 data = os.pread(self.fd, HEADER, 0)  # another process may have been faster
-                if not data or Identity.begun(data):
+                if (not data or Identity.begun(data)) and self._alone():
                     data = self._new_header(keys)
             finally:
                 self.unlock()
@@ -219,16 +217,24 @@ class LogFile:
             raise BlockingIOError(errno.EAGAIN, "another process is making the file just now", self.path)
         return Identity.of(data, keys, self.path)
 
+    def _alone(self) -> bool:
+        """Return whether the path is the only name of this file.
+
+        When it was opened that may have been another one: 1. Somebody gives a file of his a second name, the path.
+        2. It is opened. 3. He takes the path away from it. 4. It has one name, which is not the path.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            found = os.lstat(self.path)
+            return (found.st_ino, found.st_dev, found.st_nlink) == (*self._whose, 1)
+        return False
+
     def _new_header(self, keys: tuple[bytes, ...]) -> bytes:
-        """Write a header into a file that has at most the beginning of one; the lock is held."""
-        data = Identity.new(keys).header()
+        """Begin the file anew, of which nothing is of any use; the lock is held."""
+        self.identity = Identity.new(keys)
+        data = self.identity.header()
         os.ftruncate(self.fd, 0)
         os.fchmod(self.fd, 0o600)  # whatever the umask has taken away, and whoever has made the file
-        try:
-            self.append([data])
-        except OSError:
-            os.ftruncate(self.fd, 0)  # a beginning that is too short would not be known again
-            raise
+        self.append([data])
         return data
 
     def close(self) -> None:
@@ -249,6 +255,10 @@ class LogFile:
         # By number, of which the names are slower: this is part of every hit.
         inode, device = self._whose
         return found[6] if found[1] == inode and found[2] == device and self.fd >= 0 else None
+
+    def intact(self) -> bool:
+        """Return whether the file still begins as this one does: else something was written over it."""
+        return self.identity.file_id in os.pread(self.fd, HEADER, 0)
 
     def try_lock(self) -> bool:
         """Take the lock that excludes all other processes, and other stores of this one; return whether it was free.
