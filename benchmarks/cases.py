@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import json
 import random
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .contestants import ASYNC, METHOD, SYNC, Contestant
-from .timing import awaited, calls, fills, race, threaded
+from .timing import apart, awaited, calls, fills, over, race, threaded
 
-__all__ = ["CASES", "Effort", "Table", "run"]
+__all__ = ["CASES", "Allow", "Effort", "Table"]
 
 TTL = 60.0
 LONG_TTL = 3600.0  # where filling takes so long that entries would expire meanwhile
@@ -216,7 +212,7 @@ async def scale(effort: Effort, allowed: Allow) -> list[Table]:
             xs = [chooser.randrange(size) for _ in range(50_000)]
             cached(xs[0])  # a library that declines new entries keeps it now, if ever
             hots[column] = calls("f(x)", 10_000, f=cached, x=xs[0])
-            spreads[column] = _over(cached, xs)
+            spreads[column] = over(cached, xs)
             closers.append(cached)
         gc.collect()
         best, best_spread = await race(hots, effort.rounds), await race(spreads, max(3, effort.rounds // 5))
@@ -227,11 +223,6 @@ async def scale(effort: Effort, allowed: Allow) -> list[Table]:
         del cached, closers, hots, spreads
         gc.collect()
     return [hot, spread]
-
-
-def _over(cached: Any, xs: list[int]) -> Callable[[], float]:
-    batch = calls("for x in xs: f(x)", 1, f=cached, xs=xs)
-    return lambda: batch() / len(xs)
 
 
 async def memory(effort: Effort, allowed: Allow) -> list[Table]:
@@ -284,9 +275,8 @@ def _isolated(what: str, allowed: Allow, processes: int, *sizes: int) -> dict[st
     results: dict[str, list[dict[str, Any]]] = {}
     for _ in range(processes):
         for contestant in allowed(SYNC):
-            command = [sys.executable, "-m", "benchmarks.isolated", what, contestant.name, *map(str, sizes)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            results.setdefault(contestant.name, []).append(json.loads(done.stdout))
+            found = apart("isolated", what, contestant.name, *sizes)
+            results.setdefault(contestant.name, []).append(found)
     return results
 
 
@@ -300,8 +290,3 @@ CASES = {
     "memory": memory,
     "pauses": pauses,
 }
-
-
-def run(case: str, effort: Effort, allowed: Allow) -> list[Table]:
-    """Run one case within one event loop."""
-    return asyncio.run(CASES[case](effort, allowed))

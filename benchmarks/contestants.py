@@ -30,7 +30,7 @@ class Contestant:
         distribution: what pip installs; empty: it is Python's own.
         module: what is imported.
         make: from a function, a size and a ttl to the cached function; for a method from a size and a ttl to an
-            instance whose `get` is cached.
+            instance whose `get` is cached. `file_contestants` says what it is for files.
         close: what frees the cached function's threads and memory, where letting go of it is not enough.
         note: in what it differs from the others.
     """

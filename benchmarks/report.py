@@ -11,20 +11,35 @@ from html import escape
 
 from .cases import Table
 
-__all__ = ["MEMO", "figures", "heading", "plot", "text"]
+__all__ = [
+    "FIGURES",
+    "FILE_FIGURES",
+    "FILE_PANELS",
+    "MEMO",
+    "PANELS",
+    "Figure",
+    "Panel",
+    "figures",
+    "heading",
+    "plot",
+    "text",
+]
 
 MEMO = "memo"
 
 Tables = dict[str, Table]
 
 
-def heading(versions: Sequence[str], absent: Sequence[str], date: str, load: float) -> str:
+def heading(
+    title: str, versions: Sequence[str], absent: Sequence[str], date: str, load: float, also: Sequence[str] = ()
+) -> str:
     """Return what a reader must know to judge the numbers."""
     python = f"{platform.python_implementation()} {platform.python_version()}"
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     lines = [
-        f"memo benchmarks, {date}",
+        f"{title}, {date}",
         f"{python}, {machine}, load average {load:.1f} at the start",
+        *also,
         "versions: " + ", ".join(versions),
         *(f"MISSING: {each}" for each in absent),
         "In parentheses: memo / peer. Below 1 memo is faster or smaller (for throughput: above 1).",
@@ -67,19 +82,24 @@ def text(table: Table, notes: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: what it is, its limit, and how it is read from the tables."""
+    """One figure: what it is, its limit, how it is read from the tables, and whether more than the limit is good."""
 
     name: str
     limit: float
     read: Callable[[Tables], float | None]
     unit: str = "x"
+    more_is_better: bool = False
+
+    def within(self, value: float) -> bool:
+        """Return whether a number is as good as the limit."""
+        return value >= self.limit if self.more_is_better else value <= self.limit
 
 
-def _versus(title: str, column: str, peer: str) -> Callable[[Tables], float | None]:
+def _versus(title: str, column: str, peer: str, ours: str = MEMO) -> Callable[[Tables], float | None]:
     def read(tables: Tables) -> float | None:
         table = tables.get(title)
-        ours, theirs = (table.value(MEMO, column), table.value(peer, column)) if table else (None, None)
-        return ours / theirs if ours is not None and theirs else None
+        mine, theirs = (table.value(ours, column), table.value(peer, column)) if table else (None, None)
+        return mine / theirs if mine is not None and theirs else None
 
     return read
 
@@ -114,19 +134,66 @@ FIGURES = (
 )
 
 
-def figures(tables: Sequence[Table]) -> tuple[str, bool]:
+# -- and with a file ---------------------------------------------------------------------------------------------------
+
+
+def _highest(title: str) -> Callable[[Tables], float | None]:
+    def read(tables: Tables) -> float | None:
+        table = tables.get(title)
+        return max(each for each in table.rows[MEMO] if each is not None) if table else None
+
+    return read
+
+
+def _opening(tables: Tables) -> float | None:
+    table = tables.get("open")
+    value = table.value(MEMO, "100,000 entries") if table else None
+    return None if value is None else value / 1e3
+
+
+def _four_to_one(tables: Tables) -> float | None:
+    table = tables.get("processes")
+    four, one = (table.value(MEMO, each) for each in ("four processes", "one process")) if table else (None, None)
+    return four / one if four is not None and one else None
+
+
+_SIGNED, _DISKCACHE = "memo with a secret", "diskcache"
+
+FILE_FIGURES = (
+    Figure("set of a small dict / diskcache", 0.3, _versus("small", "set", _DISKCACHE)),
+    Figure("get of a small dict / diskcache", 0.8, _versus("small", "get", _DISKCACHE)),
+    Figure("set with a secret / diskcache", 1.0, _versus("small", "set", _DISKCACHE, _SIGNED)),
+    Figure("get with a secret / diskcache", 1.0, _versus("small", "get", _DISKCACHE, _SIGNED)),
+    Figure("set of 1 MB / diskcache", 0.4, _versus("large", "set", _DISKCACHE)),
+    Figure("get of 1 MB / diskcache", 0.8, _versus("large", "get", _DISKCACHE)),
+    Figure("decorated hit / diskcache's memoize", 0.6, _versus("decorated", "hit", _DISKCACHE)),
+    Figure("opening 100,000 live records, and one get", 1.0, _opening, " s"),
+    Figure("index per key, beside the key's text", 120.0, _highest("index"), " bytes"),
+    Figure("records lost by four writing processes", 0.0, _highest("lost"), ""),
+    Figure("rate of four writing processes / of one", 0.5, _four_to_one, more_is_better=True),
+    Figure(
+        "rate of four writing processes / diskcache's four",
+        3.0,
+        _versus("processes", "four processes", _DISKCACHE),
+        more_is_better=True,
+    ),
+)
+
+
+def figures(tables: Sequence[Table], expected: Sequence[Figure]) -> tuple[str, bool]:
     """Return the figures as text, and whether all that were measured are within their limits."""
     named: Tables = {}
     for table in tables:
         hot = table.case == "scale" and "hot" in table.title
         named["hot" if hot else table.case] = table
     rows, good = [("figure (memo / peer)", "limit", "measured", "ok")], True
-    for figure in FIGURES:
+    for figure in expected:
         value = figure.read(named)
         measured = "not measured" if value is None else f"{value:.3f}{figure.unit}"
-        ok = "-" if value is None else "yes" if value <= figure.limit else "NO"
+        ok = "-" if value is None else "yes" if figure.within(value) else "NO"
         good = good and ok != "NO"
-        rows.append((figure.name, f"<= {figure.limit:.2f}{figure.unit}", measured, ok))
+        sign = ">=" if figure.more_is_better else "<="
+        rows.append((figure.name, f"{sign} {figure.limit:.2f}{figure.unit}", measured, ok))
     widths = [max(len(row[index]) for row in rows) for index in range(4)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -135,7 +202,9 @@ def figures(tables: Sequence[Table]) -> tuple[str, bool]:
 
 # -- the plot ----------------------------------------------------------------------------------------------------------
 
-_PANELS = (
+Panel = tuple[str, str, str]  # case, column and title
+
+PANELS: tuple[Panel, ...] = (
     ("hit", "int", "hit of a sync function"),
     ("method", "int", "hit of a method"),
     ("async", "hit", "hit of an async function"),
@@ -143,14 +212,22 @@ _PANELS = (
     ("miss", "at capacity", "fill at capacity"),
     ("memory", "bytes", "memory per entry"),
 )
+FILE_PANELS: tuple[Panel, ...] = (
+    ("small", "set", "set of a small dict"),
+    ("small", "get", "get of a small dict"),
+    ("large", "set", "set of 1 MB"),
+    ("large", "get", "get of 1 MB"),
+    ("decorated", "hit", "hit of a decorated function"),
+    ("decorated", "miss with fill", "miss with fill"),
+)
 _WIDTH, _LEFT, _BAR, _ROW = 760, 200, 470, 20
 
 
-def plot(tables: Sequence[Table], date: str) -> str:
+def plot(tables: Sequence[Table], panels: Sequence[Panel], date: str) -> str:
     """Return bars as SVG, a panel for each of the main cases, shorter is better."""
     named = {table.case: table for table in tables if table.case != "scale"}
     body, top = [], 34
-    for case, column, title in _PANELS:
+    for case, column, title in panels:
         table = named.get(case)
         if table is None:
             continue
@@ -159,7 +236,7 @@ def plot(tables: Sequence[Table], date: str) -> str:
         body.append(f'<text x="16" y="{top + 20}" class="title">{escape(f"{title}, {table.unit}")}</text>')
         top += 30
         for name, value in sorted(found, key=lambda pair: pair[1]):
-            kind = "memo" if name == MEMO else "peer"
+            kind = "memo" if name.startswith(MEMO) else "peer"
             width = max(1.0, _BAR * value / longest)
             body += [
                 f'<text x="{_LEFT - 8}" y="{top + 14}" class="name {kind}-name">{escape(name)}</text>',

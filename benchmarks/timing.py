@@ -9,19 +9,22 @@ from __future__ import annotations
 import gc
 import inspect
 import itertools
+import json
 import math
+import subprocess
+import sys
 import threading
 import time
 import timeit
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-__all__ = ["awaited", "calls", "fills", "race", "threaded"]
+__all__ = ["apart", "awaited", "calls", "fills", "over", "race", "threaded", "turns", "writes"]
 
 Batch = Callable[[], Any]
 
 
-def _order(names: Sequence[str], turn: int) -> list[str]:
+def turns(names: Sequence[str], turn: int) -> list[str]:
     """Return who runs when in one round: nobody always comes after the same one who left the caches cold."""
     start = turn % len(names)
     return [*names[start:], *names[:start]]
@@ -31,7 +34,7 @@ async def race(batches: dict[str, Batch], rounds: int) -> dict[str, float]:
     """Return each contestant's best batch; a batch returns nanoseconds per call, or an awaitable of that."""
     best = dict.fromkeys(batches, math.inf)
     for turn in range(rounds):
-        for name in _order(list(batches), turn):
+        for name in turns(list(batches), turn):
             result = batches[name]()
             best[name] = min(best[name], await result if inspect.isawaitable(result) else result)
     return best
@@ -42,6 +45,12 @@ def calls(statement: str, number: int, **names: Any) -> Batch:
     setup = "; ".join(f"{name} = _{name}" for name in names)  # locals are what a caller would use in a loop
     timer = timeit.Timer(statement, setup, globals={f"_{name}": value for name, value in names.items()})
     return lambda: timer.timeit(number) / number * 1e9
+
+
+def over(function: Any, arguments: Sequence[Any]) -> Batch:
+    """Return a batch that calls a function with one argument after the other."""
+    batch = calls("for x in arguments: function(x)", 1, function=function, arguments=arguments)
+    return lambda: batch() / len(arguments)
 
 
 def awaited(cached: Any, argument: Any, number: int) -> Callable[[], Awaitable[float]]:
@@ -94,6 +103,35 @@ def fills(
         return elapsed / number * 1e9
 
     return batch
+
+
+def writes(make: Callable[[], Any], close: Callable[[Any], object], pairs: Sequence[tuple[str, Any]]) -> Batch:
+    """Return a batch that sets pairs of keys and values in what `make` returns; the garbage collector stays on.
+
+    What a store does in the background because of them is in the time: it is nobody else's.
+    """
+
+    def batch() -> float:
+        store = make()
+        write = store.set
+        gc.collect()
+        started = time.perf_counter()
+        for key, value in pairs:
+            write(key, value)
+        store.settle()
+        elapsed = time.perf_counter() - started
+        close(store)
+        return elapsed / len(pairs) * 1e9
+
+    return batch
+
+
+def apart(module: str, *arguments: object) -> dict[str, Any]:
+    """Return what a module of this package prints as JSON in a fresh process."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def threaded(cached: Any, arguments: Sequence[Sequence[Any]], number: int) -> Batch:
