@@ -356,7 +356,9 @@ class LogFile:
                         at = end
                         continue
             first, last = identity.noted(os.pread(self.fd, HEADER, 0))
-            if first <= at < last <= size:
+            if last > size:
+                first = last = 0  # the file was cut off since: the note says nothing of it
+            if first <= at < last:
                 yield Piece(at, last, None, torn=True)
                 at = last
                 continue
@@ -366,13 +368,18 @@ class LogFile:
                 yield Piece(at, found[0], None, torn=found[1].gap >= found[0] - at)
                 at = found[0]
                 continue
-            # Nobody has written behind it: that would have been noted.
-            begun = last <= at and (size - at < HEAD or (head is not None and end > size))
+            # If somebody had written behind it, that would have been noted.
+            begun = last <= at and (self._begins(at, size) if head is None else end > size)
             if final:
                 yield Piece(at, size, None, torn=begun)
             self.suspect = not begun and not final
             return
         self.suspect = False
+
+    def _begins(self, at: int, size: int) -> bool:
+        """Return whether the last bytes may be the beginning of a head."""
+        begun = SYNC[: size - at]
+        return size - at < HEAD and os.pread(self.fd, len(begun), at) == begun
 
     def _next(self, behind: int, size: int, final: bool) -> tuple[int, Head] | None:
         """Return offset and head of the first record behind what cannot be read."""
