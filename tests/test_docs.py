@@ -14,13 +14,16 @@ import types
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import pytest
 
 import memo
 import memo.testing
-from memo import cli, decorator
+from memo import cli, decorator, urls
 from memo.stats import FunctionStats, StoreStats
 from memo.stores import Store
+from memo.stores.file import FileStats
+from memo.stores.inspection import FileContents
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -120,7 +123,7 @@ def test_the_test_file_of_the_tutorial_passes(tmp_path):
 
 # The tables of equivalents.
 
-LIBRARIES = ["functools.lru_cache", "cachetools", "dogpile.cache", "cashews"]
+LIBRARIES = ["functools.lru_cache", "cachetools", "dogpile.cache", "cashews", "diskcache", "joblib.Memory", "shelve"]
 QUESTIONS = ["decorator", "ttl", "key", "invalidate one", "invalidate all", "method", "async", "stampede", "None"]
 
 
@@ -232,6 +235,41 @@ def test_the_reference_has_every_statistic(name):
 @pytest.mark.parametrize("name", inspect.signature(memo.MemoryStore).parameters)
 def test_the_reference_has_every_parameter_of_a_memory_store(name):
     assert mentioned(name)
+
+
+@pytest.mark.parametrize("name", inspect.signature(memo.PickleFileStore).parameters)
+def test_the_reference_has_every_parameter_of_a_file_store(name):
+    section = REFERENCE.read_text(encoding="utf-8").partition("\n### `PickleFileStore`\n")[2].partition("\n### ")[0]
+    assert f"\n| `{name}` | " in section
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in methods(memo.PickleFileStore) if not (n[0] == "a" and n[1:] in dir(Store))]
+)
+def test_the_reference_has_every_method_of_a_file_store(name):
+    assert mentioned(name)
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(FileStats)])
+def test_the_reference_has_every_statistic_of_a_file_store(name):
+    assert mentioned(name)
+
+
+@pytest.mark.parametrize("name", list(urls._OPTIONS["file"]))
+def test_the_reference_has_every_option_of_a_file_url(name):
+    row = re.search(r"^\| `file:///.*$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert f"`{name}`" in row[0]
+
+
+@pytest.mark.parametrize("command", list(cli._memo.commands))
+def test_the_reference_has_every_command_and_its_options(command):
+    section = REFERENCE.read_text(encoding="utf-8").partition(f"\n### `memo {command}")[2].partition("\n### ")[0]
+    for parameter in cli._memo.commands[command].params:
+        for name in parameter.opts if isinstance(parameter, click.Option) else ():
+            assert f"\n| `{name}" in section, name
+    fields = {field.name for field in dataclasses.fields(FileContents)} if command == "inspect" else set()
+    for name in fields | ({"key", "function", "tags", "age", "left", "size"} if fields else set()) - {"entries"}:
+        assert f"`{name}`" in section, name
 
 
 def test_the_reference_says_the_defaults_that_the_decorator_has():
