@@ -523,7 +523,51 @@ FAULTS |= {
     }.items()
 }
 
+# What users see of the file store.
+CONFIGURATION |= {
+    "files by URL": [
+        "config/test_file_urls.py::test_a_file_url_says_what_the_store_is_like",
+        "config/test_file_urls.py::test_what_is_not_allowed_is_a_clear_error_before_anything_is_opened",
+        "config/test_file_urls.py::test_functions_of_one_url_share_one_store_and_find_their_results_in_another",
+    ],
+    "a system without file locks": [
+        "config/test_file_urls.py::test_a_system_without_file_locks_says_so_and_has_all_the_rest",
+        "test_cli.py::test_on_a_system_without_file_locks_there_is_no_second_process",
+    ],
+}
+DOCS |= {
+    "the reference of the file store": [
+        "test_docs.py::test_the_reference_has_every_parameter_of_a_file_store",
+        "test_docs.py::test_the_reference_has_every_method_of_a_file_store",
+        "test_docs.py::test_the_reference_has_every_statistic_of_a_file_store",
+        "test_docs.py::test_the_reference_has_every_command_and_its_options",
+    ],
+}
+COMMAND = {
+    "a second process over the demo's file starts warm": [
+        "test_cli.py::test_a_second_process_over_the_same_file_is_warm_from_its_first_call",
+        "test_cli.py::test_a_file_of_the_users_keeps_the_results_for_the_next_run",
+        "test_docs.py::test_the_readme_shows_the_table_that_the_demo_prints",
+    ],
+    "inspect lists keys, ages and sizes": [
+        "file/test_inspect.py::test_entries_are_listed_with_function_tags_age_time_left_and_size",
+        "file/test_inspect.py::test_numbers_agree_with_the_stores_own",
+        "file/test_inspect.py::test_torn_and_damaged_stretches_are_counted_and_what_may_still_be_written_is_told_apart",
+    ],
+    "inspect unpickles nothing": ["file/test_inspect.py::test_no_value_is_unpickled"],
+    "inspect makes, locks and changes nothing": [
+        "file/test_inspect.py::test_the_file_is_not_changed_and_nothing_is_put_beside_it",
+        "file/test_inspect.py::test_a_missing_file_is_not_made",
+        "file/test_inspect.py::test_no_lock_is_taken_and_none_is_waited_for",
+    ],
+    "inspect is no way into a terminal": [
+        "file/test_inspect.py::test_nothing_in_a_key_a_tag_or_a_path_reaches_the_terminal_as_a_command",
+        "file/test_inspect.py::test_no_line_is_longer_than_80_columns_whatever_the_keys_are",
+    ],
+}
+
 ROWS = {
+    **{f"command: {name}": tests for name, tests in COMMAND.items()},
     **{f"seen: {name}": tests for name, tests in SEEN.items()},
     **{f"freshness: {name}": tests for name, tests in FRESHNESS.items()},
     **{f"promise {name}": tests for name, tests in PROMISES.items()},
