@@ -7,7 +7,7 @@ A file is a header and then records, one after another, each written by one proc
     meta     whose it is, its tags and its windows
     payload  the pickle
     mac      32 bytes, in a signed file only: of all of the above
-    seal     4 bytes, written last: the head's check again, every bit turned
+    seal     5 bytes, written last: the head's check again, every bit turned, and one more
 
 The checks begin with the file's id and the record's offset. So a copy of a record is none, neither in another file nor
 elsewhere in this one: not in a value that contains bytes of its own log, either. A kill in the middle of a write leaves
@@ -84,7 +84,10 @@ _SMALL: Final = 1 << 14
 
 _OFFSET: Final = struct.Struct("<Q")
 _SEAL: Final = struct.Struct("<I")
-SEAL: Final = _SEAL.size
+
+# No byte of the marker is this one: a record that lacks a part of its seal is not made whole by the one behind it.
+_LAST: Final = b"\xc3"
+SEAL: Final = _SEAL.size + len(_LAST)
 MAC: Final = 32
 _WINDOWS: Final = struct.Struct("<ddd")
 _LENGTH: Final = struct.Struct("<I")
@@ -314,7 +317,7 @@ class Identity:
             crc32(meta, crc32(key)), payload_check, made, until,
         )[8:]  # fmt: skip
         check = crc32(rest, self._start(offset))
-        seal = _SEAL.pack(check ^ 0xFFFFFFFF)
+        seal = _SEAL.pack(check ^ 0xFFFFFFFF) + _LAST
         start = SYNC + _SEAL.pack(check) + rest + key + meta
         if not self.keys:
             return (start, *pieces, seal)
@@ -347,8 +350,8 @@ class Identity:
 
     @staticmethod
     def sealed(head: Head, seal: bytes) -> bool:
-        """Return whether these last four bytes of a record say that all of it was written."""
-        return seal == _SEAL.pack(head.check ^ 0xFFFFFFFF)
+        """Return whether these last bytes of a record say that all of it was written."""
+        return seal == _SEAL.pack(head.check ^ 0xFFFFFFFF) + _LAST
 
     @staticmethod
     def body(head: Head, data: bytes, at: int) -> tuple[bytes, bytes] | None:
