@@ -308,8 +308,6 @@ class FileAccess:
         if content is None:
             self._view.index.drop(key)
             self._spoilt()
-        else:
-            self._view.index.use(key)
         return content
 
     def _spoilt(self) -> None:

@@ -116,6 +116,13 @@ class FileSpace(Space):
 
     def read_many(self, keys: Sequence[Any]) -> list[Any]:
         """Return what stands at each key; what fails is the answer for all."""
+        try:
+            return [reading for reading, _ in self._looked_up(keys, use=True)]
+        except StoreError as error:
+            return [error] * len(keys)
+
+    def _looked_up(self, keys: Sequence[str], use: bool) -> list[tuple[Reading, Any]]:
+        """Return what `_found` does for each key; with `use` the keys become the most recently used ones."""
         store = self._store
 
         def look() -> list[Any]:
@@ -125,16 +132,17 @@ class FileSpace(Space):
                 content = store._content(key, spot) if spot is not None and spot.owner == self.owner else None
                 there = None if content is None else (spot, content, store._latest)
                 found.append((there, store._leases.get(key, self)))
+                if use and content is not None:
+                    store._view.index.use(key)  # type: ignore[union-attr]
             return found
 
         try:
-            return [self._judged(*each)[0] for each in store._reading(look)]
-        except StoreError as error:
-            return [error] * len(keys)
+            found = store._reading(look)
         except BlockingIOError:
-            return [ABSENT] * len(keys)
+            return [(ABSENT, MISSING)] * len(keys)
         except (OSError, MemoryError) as error:
-            return [store_error(store.path, error)] * len(keys)
+            raise store_error(store.path, error) from error
+        return [self._judged(*each) for each in found]
 
     def take_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]], renew: bool) -> list[Any]:
         """Do what `take` does with each key and its tags."""
@@ -193,7 +201,7 @@ class FileSpace(Space):
 
     def peek(self, key: Any) -> Any:
         """Return the value at `key` or MISSING."""
-        reading, value = self._found(key)
+        ((reading, value),) = self._looked_up([key], use=False)
         return MISSING if reading.late else value
 
     def left(self, key: Any) -> float | None:

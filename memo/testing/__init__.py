@@ -15,13 +15,14 @@ from .faulty import FaultyStore
 
 if TYPE_CHECKING:
     from .contract import StoreContract
-    from .machines import LruMachine, StoreMachine, check_memory_store
+    from .machines import LruMachine, SharedMachine, StoreMachine, check_memory_store
 
 __all__ = [
     "FaultyStore",
     "LruMachine",
     "ManualClock",
     "MockDataStore",
+    "SharedMachine",
     "StoreContract",
     "StoreMachine",
     "check_memory_store",
@@ -30,6 +31,7 @@ __all__ = [
 _MODULES = {
     "StoreContract": "contract",
     "StoreMachine": "machines",
+    "SharedMachine": "machines",
     "LruMachine": "machines",
     "check_memory_store": "machines",
 }

@@ -139,6 +139,7 @@ class Loader:
         loads: how often the function ran.
         during: what is done in the middle of the next load, as `(method, *arguments)`: one of the store's, or with
             "fn." in front a helper of the function's.
+        by: whose store or function that is.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class Loader:
         self.side = side
         self.loads = 0
         self.during: tuple[Any, ...] | None = None
+        self.by = self
         self._result = result or (lambda x, load: f"{x!r} of load {load}")
         options = {"store": side.store, "namespace": name, "ttl": None, **options}
 
@@ -176,8 +178,8 @@ class Loader:
 
     def _method(self, name: str, prefix: str) -> Any:
         if name.startswith("fn."):
-            return getattr(self.fn, name.removeprefix("fn."))
-        return getattr(self.side.store, prefix + name)
+            return getattr(self.by.fn, name.removeprefix("fn."))
+        return getattr(self.by.side.store, prefix + name)
 
     def __call__(self, x: Any) -> Any:
         """Call the function and return its result."""

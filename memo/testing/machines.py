@@ -24,7 +24,7 @@ from ..stores import MemoryStore, Store
 from .clock import ManualClock
 from .contract import Awaiting, Blocking, Loader
 
-__all__ = ["LruMachine", "StoreMachine", "check_memory_store"]
+__all__ = ["LruMachine", "SharedMachine", "StoreMachine", "check_memory_store"]
 
 KEYS = ("", "a", "b", "a*", "n[1]")
 PATTERNS = ("*", "a*", "?", "a[*]", "n[1]", "n[[]1]", "machine.*", "*(1)", "x")
@@ -89,6 +89,21 @@ def _check_lock_is_free(lock: Any) -> None:
     lock.release()
 
 
+class Seat:
+    """A store, two decorated functions on it, and the reads that it is to have counted."""
+
+    def __init__(self, side: Blocking, one: Loader, two: Loader) -> None:
+        self.side = side
+        self.one = one
+        self.two = two
+        self.hits = self.misses = 0
+
+    def shut(self) -> None:
+        """Close the store and the loop."""
+        self.side.close()
+        self.side.shut()
+
+
 class StoreMachine(RuleBasedStateMachine):
     """The interface of a store, and two decorated functions on it, against a dict and a clock.
 
@@ -110,17 +125,45 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = ManualClock(1_000.0)
-        self.side: Blocking = (Awaiting if self.awaits else Blocking)(self.make_store(self.clock))
         self.model: dict[str, tuple[Any, float, tuple[str, ...]]] = {}  # value, the moment of its end, tags
-        self.hits = self.misses = 0
-        self.one = Loader(self.side, "machine.one", ttl=DEFAULT, tags=("all", "x:{x}"))
-        self.two = Loader(self.side, "machine.two", ttl=2, key="two:{x}", cache_none=True, result=lambda x, load: [x])
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin with an empty store, or several that share what they keep."""
+        self.sit(self.seat("the only one"))
+
+    def seat(self, name: str) -> Seat:
+        """Return a new place to use a store from; the functions' results name it."""
+        side = (Awaiting if self.awaits else Blocking)(self.make_store(self.clock))
+        return Seat(
+            side,
+            Loader(
+                side,
+                "machine.one",
+                ttl=DEFAULT,
+                tags=("all", "x:{x}"),
+                result=lambda x, load: f"{x!r} of load {load} by {name}",
+            ),
+            Loader(side, "machine.two", ttl=2, key="two:{x}", cache_none=True, result=lambda x, load: [x, load, name]),
+        )
+
+    def sit(self, seat: Seat) -> None:
+        """Let what follows be done from there."""
+        self.seated = seat
+        self.side, self.one, self.two = seat.side, seat.one, seat.two
         self.calls = [(function, x) for function in (self.one, self.two) for x in ARGUMENTS]
+
+    def bystander(self, function: Loader) -> Loader:
+        """Return the function whose store, or helper, invalidates in the middle of a load."""
+        return function
+
+    def sides(self) -> list[Blocking]:
+        """Return all that see the clock."""
+        return [self.side]
 
     def teardown(self) -> None:
         """Close the store and the loop."""
-        self.side.close()
-        self.side.shut()
+        self.seated.shut()
 
     # -- the model ---------------------------------------------------------------------------------------------------
 
@@ -198,8 +241,8 @@ class StoreMachine(RuleBasedStateMachine):
         found = self.side.get(key, MISSING)
         self._same(found, expected)
         self._spoil(found)
-        self.hits += expected is not MISSING
-        self.misses += expected is MISSING
+        self.seated.hits += expected is not MISSING
+        self.seated.misses += expected is MISSING
 
     @rule(data=st.data(), count=st.integers(0, 3))
     def get_many(self, data: Any, count: int) -> None:
@@ -207,8 +250,8 @@ class StoreMachine(RuleBasedStateMachine):
         keys = [self._any_key(data) for _ in range(count)]
         expected = {key: value for key, value in self._alive().items() if key in keys}
         assert self.side.get_many(keys) == expected
-        self.hits += sum(key in expected for key in keys)
-        self.misses += sum(key not in expected for key in keys)
+        self.seated.hits += sum(key in expected for key in keys)
+        self.seated.misses += sum(key not in expected for key in keys)
 
     @rule(data=st.data())
     def delete(self, data: Any) -> None:
@@ -275,11 +318,11 @@ class StoreMachine(RuleBasedStateMachine):
             assert function.loads == loads + 1, "it did not load"
             assert found == function._result(x, loads + 1)
             self._put(key, found, DEFAULT if function is self.one else 2, self._tags(function, x))
-            self.misses += 1
+            self.seated.misses += 1
         else:
             assert function.loads == loads, "it loaded what was there"
             self._same(found, there)
-            self.hits += 1
+            self.seated.hits += 1
         self._spoil(found)
 
     @rule(data=st.data(), command=st.sampled_from(("delete", "pattern", "tag", "clear", "invalidate", "all", "set")))
@@ -289,6 +332,7 @@ class StoreMachine(RuleBasedStateMachine):
         there = self._alive().get(key, MISSING)
         if there is not MISSING or (command == "tag" and function is self.two):
             return
+        function.by = self.bystander(function)
         function.during = {
             "delete": ("delete", key),
             "pattern": ("delete_pattern", "*"),
@@ -299,7 +343,7 @@ class StoreMachine(RuleBasedStateMachine):
             "set": ("fn.set", ["set"], x),
         }[command]
         function(x)
-        self.misses += 1
+        self.seated.misses += 1
         tags = self._tags(function, x)
         if command in ("pattern", "clear"):
             self.model.clear()
@@ -356,7 +400,8 @@ class StoreMachine(RuleBasedStateMachine):
         """Let the clock run backwards, and the store see it."""
         if self.empties:
             self.clock.advance(-ticks)
-            assert not self.side.exists("a")
+            for side in self.sides():
+                assert not side.exists("a")
             self.model.clear()
 
     # -- agreement ---------------------------------------------------------------------------------------------------
@@ -380,7 +425,58 @@ class StoreMachine(RuleBasedStateMachine):
     def counts_every_read(self) -> None:
         """Reads are counted once each; asking does not change the counters."""
         counted = self.side.stats()
-        assert (counted.hits, counted.misses) == (self.hits, self.misses)
+        assert (counted.hits, counted.misses) == (self.seated.hits, self.seated.misses)
+
+
+class SharedMachine(StoreMachine):
+    """Two stores that share what they keep, as two processes have them; each step is done by either.
+
+    `make_store` is called for each. Only the one that has made a step is asked about it: the other has not looked since
+    its own last step, as a process has not that does something else.
+    """
+
+    def begin(self) -> None:
+        """Begin with two."""
+        self.seats = [self.seat("one"), self.seat("another")]
+        self.sit(self.seats[0])
+
+    @initialize(turns=st.integers(0, 2**80 - 1))
+    def who_is_when_at_turn(self, turns: int) -> None:
+        """Choose, bit by bit, who makes each step."""
+        self.turns = turns
+
+    def turn(self) -> int:
+        """Return whose the next turn is."""
+        self.turns, number = self.turns >> 1, self.turns & 1
+        return number
+
+    def bystander(self, function: Loader) -> Loader:
+        """Return the same function of either process."""
+        seat = self.seats[self.turn()]
+        return seat.one if function is self.one else seat.two
+
+    def sides(self) -> list[Blocking]:
+        """Return both: each empties the store when it sees the clock run backwards."""
+        return [seat.side for seat in self.seats]
+
+    @invariant()
+    def then_it_is_anybodys_turn(self) -> None:
+        """Go on with either, after what is checked after each step."""
+        self.sit(self.seats[self.turn()])
+
+    def reseat(self) -> None:
+        """Let a new process be in the place of the one whose turn it is, which is gone."""
+        number = self.seats.index(self.seated)
+        self.names += 1
+        self.seats[number] = self.seat(f"number {self.names}")
+        self.sit(self.seats[number])
+
+    names = 2
+
+    def teardown(self) -> None:
+        """Close the stores and the loops."""
+        for seat in self.seats:
+            seat.shut()
 
 
 class LruMachine(RuleBasedStateMachine):

@@ -1,4 +1,4 @@
-"""No stale fill across processes: a load that began before an invalidation anywhere never becomes what later calls read.
+"""No stale fill across processes: what was loaded before an invalidation anywhere is never what later calls read.
 
 Two store objects on one file share nothing but the file, so they stand for two processes; at the end are real ones.
 """

@@ -36,7 +36,7 @@ class Windows(RuleBasedStateMachine):
         self.queue = ByHand()
         self.before = drivers.background
         drivers.background = self.queue
-        self.store = MemoryStore(clock=self.clock, cleanup_interval=None)
+        self.store = self.make_store()
         self.version = 0  # of the source: every answer is another one
         self.failing = False
         self.calls = 0
@@ -45,7 +45,6 @@ class Windows(RuleBasedStateMachine):
         self.pending = set()
         options = {"ttl": TTL, "stale_while_revalidate": STALE, "stale_if_error": ERROR, "tags": ("t{x}",)}
 
-        @cache_aside(store=self.store, **options)
         def load(x):
             self.calls += 1
             self.version += 1
@@ -56,7 +55,18 @@ class Windows(RuleBasedStateMachine):
                 raise Down
             return self.version
 
-        self.load = load
+        self.source, self.options = load, options
+        self.load = self.decorated(self.store)
+
+    def make_store(self):
+        return MemoryStore(clock=self.clock, cleanup_interval=None)
+
+    def decorated(self, store):
+        return cache_aside(store=store, namespace="windows", **self.options)(self.source)
+
+    def invalidator(self):
+        """Who invalidates: a store and a function on it."""
+        return self.store, self.load
 
     def teardown(self):
         drivers.background = self.before
@@ -114,14 +124,15 @@ class Windows(RuleBasedStateMachine):
         self.forget(x, how)
 
     def forget(self, x, how):
+        store, load = self.invalidator()
         if how == "key":
-            assert self.load.invalidate(x) is (self.age(x) < TTL)
+            assert load.invalidate(x) is (self.age(x) < TTL)
         elif how == "tag":
-            self.store.invalidate_tags(f"t{x}")
+            store.invalidate_tags(f"t{x}")
         elif how == "function":
-            self.load.invalidate_all()
+            load.invalidate_all()
         else:
-            self.store.clear()
+            store.clear()
         for each in (x,) if how in ("key", "tag") else (1, 2):
             self.model.pop(each, None)
 
@@ -155,11 +166,14 @@ class Windows(RuleBasedStateMachine):
 
     # -- the refreshes behind
 
+    def argument(self, mark):
+        return mark[1]
+
     @precondition(lambda self: self.queue.jobs)
     @rule()
     def a_refresh_runs(self):
         (mark, job) = next(iter(self.queue.jobs.items()))
-        x = mark[1]
+        x = self.argument(mark)
         calls = self.calls
         self.was_during = self.during is not None
         needed = self.age(x) >= TTL
@@ -178,7 +192,7 @@ class Windows(RuleBasedStateMachine):
             assert self.store.get(self.load.key_for(x), MISSING) == (self.model[x][0] if fresh else MISSING)
             left = self.load.ttl_left(x)
             assert left == (pytest.approx(TTL - self.age(x)) if fresh else None)
-        assert {mark[1] for mark in self.queue.jobs} == self.pending
+        assert {self.argument(mark) for mark in self.queue.jobs} == self.pending
         stats = self.load.stats()
         assert stats.refreshes >= len(self.pending)
         assert self.load._self_memoized.space.flights == {}
