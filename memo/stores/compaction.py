@@ -137,7 +137,7 @@ class Compaction:
         with contextlib.ExitStack() as stack:
             with self._lock:
                 old = View(LogFile(store.path, store._keys), Leases(), store.max_size is not None)
-            stack.callback(old.log.close)
+            stack.callback(self._close, old.log)
             if not old.log.writable:
                 raise _Stopped
             with self._lock:
@@ -152,10 +152,14 @@ class Compaction:
                 self._put_in_place(store, old, target)
             except BaseException:
                 _remove(new)
-                new.close()
+                self._close(new)
                 raise
         _sync_folder(folder)
         self.count += 1
+
+    def _close(self, log: LogFile) -> None:
+        with self._lock:  # as for opening: no fork may come between what is closed and what says so
+            log.close()
 
     def _put_in_place(self, store: PickleFileStore, old: View, target: View) -> None:
         """Copy what is left, with the old file locked, and let the new file be the one that all use."""
