@@ -36,6 +36,9 @@ FIRST_PAUSE: Final = 0.0002
 LONGEST_PAUSE: Final = 0.01
 """Seconds between two looks whether another process has let go of the file's lock."""
 
+_TRIES: Final = 20
+"""How often a file is opened whose name another one has got just then."""
+
 LONGEST_NAME: Final = 246
 """Bytes of a file's name: most systems allow 255, and that of a compaction's file has 9 more."""
 
@@ -148,9 +151,13 @@ class FileAccess:
         view = self._view
         size = None if view is None else view.log.size()
         if view is None or size is None or size < view.position:
-            view = self._open()
-            size = view.log.size()
-            if size is None:
+            # A compaction may give the name to another file between the opening and the look; not many in a row do.
+            for _ in range(_TRIES):
+                view = self._open()
+                size = view.log.size()
+                if size is not None:
+                    break
+            else:
                 raise StoreError(f"{self.path!r} is being replaced again and again")
         now = self._now(view)
         if size != view.size or view.log.suspect:
