@@ -158,6 +158,21 @@ def test_the_second_process_finds_what_this_one_finds_whatever_lies_in_the_curre
     assert numbers(capsys)["passes"][2]["hits"] == 3
 
 
+def test_the_second_process_looks_for_modules_where_this_one_does(library, capsys, monkeypatch):
+    monkeypatch.syspath_prepend("somewhere")
+    monkeypatch.setattr(demo, "_AGAIN", "import sys; sys.exit('|'.join(sys.argv[1:]))")
+    assert cli.main(["demo"]) == 1
+    assert capsys.readouterr().err == f"Error: the second process failed: {'|'.join(sys.path)}\n"
+
+
+def test_the_file_is_closed_in_the_end(library, capsys, monkeypatch):
+    closed = []
+    monkeypatch.setattr(memo.PickleFileStore, "close", lambda store: closed.append(store.path))
+    numbers(capsys)
+    assert len(closed) == 1
+    assert not os.path.exists(closed[0])
+
+
 def test_a_second_process_that_fails_is_an_error_with_its_last_line(library, capsys, monkeypatch):
     monkeypatch.setattr(demo, "_AGAIN", "raise ValueError('no more')")
     assert cli.main(["demo"]) == 1
