@@ -151,7 +151,8 @@ class Compaction:
                 os.fsync(new.fd)
                 self._put_in_place(store, old, target)
             except BaseException:
-                _remove(new)
+                if new.path != store.path:  # else it is the file that all use
+                    _remove(new)
                 self._close(new)
                 raise
         _sync_folder(folder)
@@ -173,6 +174,7 @@ class Compaction:
             os.rename(new.path, store.path)
             new.path = store.path
             new.unlock()
+            old.log.unlock()
             store._adopt(old, target)
 
     def _lock_old(self, store: PickleFileStore, old: View) -> None:
@@ -285,7 +287,7 @@ def _same(log: LogFile, piece: Piece, now: float) -> Item | None:
 
 
 def _remove(new: LogFile) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(*FAILURES):
         if new.size() is not None:
             os.unlink(new.path)
 

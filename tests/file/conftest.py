@@ -45,7 +45,7 @@ def launch():
     def launch(script, *args):
         environment = {**os.environ, "PYTHONPATH": str(Path(memo.__file__).parents[1])}
         command = [sys.executable, "-W", "error", "-c", script, *map(str, args)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         started.append(subprocess.Popen(command, env=environment, **pipes))
         return started[-1]
 
