@@ -287,10 +287,8 @@ SCENARIOS: dict[str, Scenario] = {
 }
 CUTS: tuple[Callable[[int], int], ...] = (
     lambda size: 0,
-    lambda size: min(3, size),
     lambda size: size // 2,
     lambda size: size - 1,
-    lambda size: size,
 )
 
 
