@@ -10,6 +10,7 @@ from .errors import (
     MemoError,
     OptionError,
     RecursiveLoadError,
+    SerializationError,
     SnapshotError,
     StoreError,
     UnkeyableError,
@@ -18,6 +19,7 @@ from .invalidating import invalidates
 from .keys import register_key_type
 from .many import cache_aside_many
 from .report import Report, report
+from .serializers import CompressedSerializer, JSONSerializer, MessagePackSerializer, PickleSerializer
 from .stores import CustomStore, MemoryStore, NullStore, PickleFileStore, Record, Store, escape_pattern
 from .switching import disabled, override
 
@@ -29,16 +31,21 @@ __all__ = [
     "Cached",
     "CachedMany",
     "CachedManyNamed",
+    "CompressedSerializer",
     "CustomStore",
     "InvalidationError",
+    "JSONSerializer",
     "MemoError",
     "MemoryStore",
+    "MessagePackSerializer",
     "NullStore",
     "OptionError",
     "PickleFileStore",
+    "PickleSerializer",
     "Record",
     "RecursiveLoadError",
     "Report",
+    "SerializationError",
     "SnapshotError",
     "Store",
     "StoreError",

@@ -7,6 +7,7 @@
     ├── UnkeyableError (TypeError)            a call's argument cannot be told apart safely
     ├── RecursiveLoadError (RecursionError)   a load waits, directly or not, for itself
     └── StoreError                            a store could not do what it was asked
+        ├── SerializationError            a value cannot be written such that it comes back the same, or bytes be read
         ├── SnapshotError                     a save or a load of a store's contents failed
         └── InvalidationError                 a write succeeded, and what it made untrue could not be forgotten
 """
@@ -18,6 +19,7 @@ __all__ = [
     "MemoError",
     "OptionError",
     "RecursiveLoadError",
+    "SerializationError",
     "SnapshotError",
     "StoreError",
     "UnkeyableError",
@@ -46,6 +48,13 @@ class RecursiveLoadError(MemoError, RecursionError):
 
 class StoreError(MemoError):
     """A store could not do what it was asked to do."""
+
+
+class SerializationError(StoreError):
+    """A serializer cannot write a value such that it comes back the same, or cannot read the bytes that it was given.
+
+    The message says where in the value the trouble is, by names and types, and what to do; it shows no value.
+    """
 
 
 class SnapshotError(StoreError):

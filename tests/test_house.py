@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "entry", "forks", "cached"),
     ("clock",),
     ("keys", "policy", "flight", "stats"),
-    ("background",),
+    ("background", "serializers"),
     ("aside", "stores", "report"),
     ("aside_many", "tags"),
     ("drivers", "integrations", "places", "urls"),

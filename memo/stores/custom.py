@@ -18,9 +18,10 @@ from typing import Any
 
 from ..clock import SYSTEM, checked_clock
 from ..entry import DEFAULT, MISSING, Life, TaggedLease
-from ..errors import OptionError, StoreError
+from ..errors import StoreError
 from ..forks import fork_safe_lock
 from ..keys import CallKeys
+from ..serializers import checked_serializer
 from ..stats import Counter, StoreStats
 from .base import Store, Ttl, checked_amount, checked_key, checked_tags, checked_ttl
 from .patterns import compile_pattern
@@ -47,7 +48,7 @@ class CustomStore(Store):
 
     Args:
         default_ttl: seconds or a timedelta for what is stored without a ttl; None: it never expires.
-        serializer: an object with `dumps` and `loads`, such as the pickle module; records then hold what it makes.
+        serializer: a name, such as "json", or an object with `dumps` and `loads`; records then hold what it makes.
         clock: an object with `monotonic()` and `time()`, such as the time module.
 
     Raises:
@@ -73,12 +74,8 @@ class CustomStore(Store):
     """
 
     def __init__(self, default_ttl: Any = None, serializer: Any = None, clock: Any = SYSTEM) -> None:
-        if serializer is not None and not (
-            callable(getattr(serializer, "dumps", None)) and callable(getattr(serializer, "loads", None))
-        ):
-            raise OptionError(f"serializer={serializer!r}: allowed is an object with dumps and loads, such as pickle")
         self.default_ttl = checked_ttl(default_ttl, "default_ttl")
-        self._serializer = serializer
+        self._serializer = None if serializer is None else checked_serializer(serializer)
         self._clock = checked_clock(clock)
         # Guards the fields below, and is held while a subclass's method runs, which may use another
         # store.

@@ -12,6 +12,7 @@ from ..clock import SYSTEM, checked_clock, seconds
 from ..entry import DEFAULT, MISSING, Entry, TaggedEntry, WindowEntry
 from ..errors import OptionError
 from ..keys import CallKeys, Shape
+from ..serializers import checked_serializer
 from ..stats import Counter, StoreStats
 from . import snapshot
 from .base import Store, Ttl, checked_amount, checked_key, checked_tags, checked_ttl
@@ -39,7 +40,7 @@ class MemoryStore(Store):
         default_ttl: seconds or a timedelta for what is stored without a ttl; None: it never expires.
         cleanup_interval: seconds between two sweeps for expired entries by a thread that all stores share; None: they
             are removed only when they are met or evicted.
-        serializer: an object with `dumps` and `loads`, such as the pickle module.
+        serializer: a name, such as "json" or "pickle", or an object with `dumps` and `loads`.
         clock: an object with `monotonic()` and `time()`, such as the time module.
 
     Raises:
@@ -64,10 +65,7 @@ class MemoryStore(Store):
     ) -> None:
         if max_size is not None and (type(max_size) is not int or max_size < 1):
             raise OptionError(f"max_size={max_size!r}: allowed is an int of at least 1, or None for no limit")
-        if serializer is not None and not (
-            callable(getattr(serializer, "dumps", None)) and callable(getattr(serializer, "loads", None))
-        ):
-            raise OptionError(f"serializer={serializer!r}: allowed is an object with dumps and loads, such as pickle")
+        serializer = None if serializer is None else checked_serializer(serializer)
         self.max_size = max_size
         self.default_ttl = checked_ttl(default_ttl, "default_ttl")
         self.cleanup_interval = None if cleanup_interval is None else seconds(cleanup_interval, "cleanup_interval")

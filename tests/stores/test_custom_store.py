@@ -162,7 +162,7 @@ def test_a_subclass_without_all_methods_is_no_store():
     [
         ({"clock": 1}, "monotonic"),
         ({"clock": None}, "monotonic"),
-        ({"serializer": "json"}, "dumps and loads"),
+        ({"serializer": "jason"}, "dumps and loads"),
         ({"default_ttl": 0}, "default_ttl"),
     ],
 )

@@ -163,7 +163,7 @@ def test_a_value_that_breaks_between_two_looks_is_loaded_again():
     assert space.fill((), getattr(reading, "lease", reading), "new", None, ()) is True
 
 
-@pytest.mark.parametrize("serializer", [1, "pickle", object(), len])
+@pytest.mark.parametrize("serializer", [1, "pickles", object(), len])
 def test_what_is_no_serializer_is_refused(serializer):
     with pytest.raises(OptionError, match="serializer"):
         MemoryStore(serializer=serializer)

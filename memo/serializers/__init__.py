@@ -1,0 +1,17 @@
+"""From values to bytes and back, by names or as objects; what is written and read here is stored elsewhere."""
+
+from .base import Serializer
+from .names import NAMES, CompressedSerializer, checked_serializer, network_serializer
+from .pickled import PickleSerializer
+from .typed import JSONSerializer, MessagePackSerializer
+
+__all__ = [
+    "NAMES",
+    "CompressedSerializer",
+    "JSONSerializer",
+    "MessagePackSerializer",
+    "PickleSerializer",
+    "Serializer",
+    "checked_serializer",
+    "network_serializer",
+]
