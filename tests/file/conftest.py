@@ -53,3 +53,39 @@ def launch():
     for process in started:
         process.kill()
         process.communicate()
+
+
+ANOTHER = """
+import sys
+from memo import PickleFileStore, cache_aside
+store = PickleFileStore(sys.argv[1], max_size=eval(sys.argv[2]), timeout=60)
+loads = []
+@cache_aside(store=store, namespace="shared", tags=("all", "t{x}"), ttl=None)
+def f(x):
+    loads.append(x)
+    return f"{x} of another"
+for line in sys.stdin:
+    try:
+        answer = eval(line)
+    except Exception as error:
+        answer = type(error).__name__
+    print(repr(answer), flush=True)
+"""
+
+
+@pytest.fixture
+def another(launch, path):
+    """Another process on the same file: call it with an expression of `store`, `f` and `loads`."""
+
+    def start(max_size=None):
+        process = launch(ANOTHER, path, max_size)
+
+        def ask(expression):
+            process.stdin.write(f"{expression}\n")
+            process.stdin.flush()
+            return eval(process.stdout.readline())
+
+        ask.process = process
+        return ask
+
+    return start

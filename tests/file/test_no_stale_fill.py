@@ -305,9 +305,10 @@ def test_an_invalidation_voids_a_load_also_where_another_functions_value_stands_
             during.pop()()
         return now
 
-    f = cache_aside(store=mine, namespace="one", ttl=None, key="shared:{x}")(load)
-    same = cache_aside(store=others, namespace="one", ttl=None, key="shared:{x}")(load)
+    f = cache_aside(store=mine, ttl=None, key="shared:{x}")(load)
+    same = cache_aside(store=others, ttl=None, key="shared:{x}")(load)
     others.set("shared:1", "a plain value")
+    assert f.key_for(1) == "shared:1"
 
     def overtake() -> None:
         version[0] = 1
