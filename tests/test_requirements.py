@@ -566,6 +566,43 @@ COMMAND = {
     ],
 }
 
+# What becomes of a file whose writers are killed, or whose bytes are spoilt.
+FAULTS |= {
+    "kill -9 in an append": [
+        "file/test_kill.py::test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged",
+        "file/test_kill.py::test_a_kill_at_each_system_call_leaves_an_operation_done_or_not_done",
+    ],
+    "kill -9 in a compaction and in the first opening": [
+        "file/test_kill.py::test_a_kill_at_each_system_call_leaves_an_operation_done_or_not_done",
+    ],
+    "a torn tail, then another process appends behind it": [
+        "file/test_damage.py::test_a_log_that_is_torn_anywhere_loses_only_what_was_torn",
+        "file/test_crash.py::test_two_torn_tails_in_a_row_lose_nothing_else",
+        "file/test_crash.py::test_torn_tails_with_records_between_them_are_known_to_whoever_reads_them_later",
+        "file/test_crash.py::test_readers_that_stand_at_different_places_go_on_behind_a_torn_tail",
+    ],
+    "the half-written record of a live writer": [
+        "file/test_crash.py::test_the_beginning_of_a_live_writers_record_is_not_yet_there",
+        "file/test_crash.py::test_a_long_record_that_is_being_written_is_read_through_once",
+    ],
+    "a value that contains bytes of its own log": [
+        "file/test_crash.py::test_a_value_that_contains_bytes_of_its_own_log_never_comes_to_life",
+    ],
+    "bit flips": [
+        "file/test_damage.py::test_a_flip_of_any_bit_gives_the_latest_value_or_a_miss",
+        "file/test_damage.py::test_a_flip_behind_a_torn_record_that_claims_more_than_there_is_brings_nothing_back",
+        "file/test_damage.py::test_any_log_torn_and_flipped_anywhere",
+    ],
+    "zeroed and swapped pages, doubled and spliced records, foreign bytes": [
+        "file/test_damage.py::test_a_page_that_was_lost_gives_the_latest_value_or_a_miss",
+        "file/test_damage.py::test_pages_that_were_swapped_give_the_latest_value_or_a_miss",
+        "file/test_damage.py::test_records_that_were_doubled_left_out_or_exchanged_give_the_latest_value_or_a_miss",
+        "file/test_damage.py::test_bytes_that_do_not_belong_there_give_the_latest_value_or_a_miss",
+    ],
+    "a length that claims gigabytes": ["file/test_damage.py::test_a_length_that_claims_gigabytes_takes_no_memory"],
+    "what the crash tests notice": ["file/test_crash.py::test_it_is_noticed_when"],
+}
+
 ROWS = {
     **{f"command: {name}": tests for name, tests in COMMAND.items()},
     **{f"seen: {name}": tests for name, tests in SEEN.items()},

@@ -74,7 +74,9 @@ class Log:
         if op[0] == "torn":
             self._do(op[2])
             self.model = before
-            os.truncate(self.path, size + 1 + int((os.path.getsize(self.path) - size - 2) * op[1]))
+            written = os.path.getsize(self.path) - size
+            if written:  # else there was nothing to be done
+                os.truncate(self.path, size + 1 + int((written - 2) * op[1]))
         else:
             self._do(op)
         self._stepped()
