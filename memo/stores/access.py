@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from ..errors import OptionError, StoreError
 from ..forks import fork_safe_lock, lock_within
@@ -148,6 +148,12 @@ class FileAccess:
 
     def _look(self) -> View:
         """Read what others have appended."""
+        try:
+            return self._look_once()
+        except BlockingIOError:  # somebody has written over the file, or is just making it: once more
+            return self._look_once()
+
+    def _look_once(self) -> View:
         view = self._view
         size = None if view is None else view.log.size()
         if view is None or size is None or size < view.position:
@@ -181,14 +187,20 @@ class FileAccess:
 
     def _catch_up(self, view: View, size: int, now: float, final: bool) -> None:
         before = view.damaged
-        view.catch_up(size, now, final)
-        if view.damaged > before:
+        if view.continues():
+            view.catch_up(size, now, final)
+            if view.damaged == before:
+                return
             if not before:
                 self._later("%r is damaged: what was written before that is not served")
-            if not view.log.intact():
-                self._view = None
-                view.log.close()
-                raise BlockingIOError(errno.EAGAIN, "something else was written over the file", self.path)
+            if view.log.intact():
+                return
+        self._lose(view)
+
+    def _lose(self, view: View) -> NoReturn:
+        self._view = None
+        view.log.close()
+        raise BlockingIOError(errno.EAGAIN, "somebody has cut the file off, or written over it", self.path)
 
     def _look_locked(self) -> View | None:
         """Take the file's lock and read all that is there; return None if that cannot be done just now."""
@@ -211,6 +223,8 @@ class FileAccess:
         now = self._now(view)
         if size != view.position:
             self._catch_up(view, size, now, final=True)
+        elif not view.continues():
+            self._lose(view)
         if self._owes:
             view.append([Item(Kind.CLEAR)])
             self._owes = False

@@ -317,7 +317,7 @@ class Identity:
             crc32(meta, crc32(key)), payload_check, made, until,
         )[8:]  # fmt: skip
         check = crc32(rest, self._start(offset))
-        seal = _SEAL.pack(check ^ 0xFFFFFFFF) + _LAST
+        seal = self.seal(check)
         start = SYNC + _SEAL.pack(check) + rest + key + meta
         if not self.keys:
             return (start, *pieces, seal)
@@ -349,9 +349,14 @@ class Identity:
         return self.overhead + head.key + head.meta + head.payload
 
     @staticmethod
+    def seal(check: int) -> bytes:
+        """Return the last bytes of a record with this check of its head."""
+        return _SEAL.pack(check ^ 0xFFFFFFFF) + _LAST
+
+    @staticmethod
     def sealed(head: Head, seal: bytes) -> bool:
         """Return whether these last bytes of a record say that all of it was written."""
-        return seal == _SEAL.pack(head.check ^ 0xFFFFFFFF) + _LAST
+        return seal == Identity.seal(head.check)
 
     @staticmethod
     def body(head: Head, data: bytes, at: int) -> tuple[bytes, bytes] | None:

@@ -319,6 +319,10 @@ class LogFile:
         if type(buffer) is bytearray and len(buffer) <= KEPT:
             self._buffer = buffer
 
+    def ends_with(self, seal: bytes | memoryview, end: int) -> bool:
+        """Return whether the record with this seal still ends at a place."""
+        return os.pread(self.fd, SEAL, end - SEAL) == seal
+
     def scan(self, start: int, size: int, final: bool) -> Iterator[Piece]:
         """Yield what stands from `start` to `size`, as far as it can be told.
 

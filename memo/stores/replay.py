@@ -88,6 +88,7 @@ class View:
         self.index = Index(ordered)
         self.position = self.size = log.first
         self.gap = 0  # bytes before `position` that are the beginnings of records whose writers were killed
+        self._last: tuple[int, int | bytes | memoryview] | None = None  # where the latest record ends, check or seal
         self.torn = self.damaged = 0  # how many stretches could not be read: beginnings, and for any other reason
 
     def catch_up(self, size: int, now: float, final: bool) -> None:
@@ -102,6 +103,13 @@ class View:
             self.follow(piece, now)
         self.size = size
 
+    def continues(self) -> bool:
+        """Return whether the file still is as it was read: not cut off by somebody, and then written on."""
+        if self._last is None:
+            return self.log.intact()
+        end, seal = self._last
+        return self.log.ends_with(self.log.identity.seal(seal) if isinstance(seal, int) else seal, end)
+
     def follow(self, piece: Piece, now: float) -> bool:
         """Let the index and the leases be as a stretch of the log says, which follows on what was read.
 
@@ -112,6 +120,7 @@ class View:
         # One record at a time: where a Ctrl-C comes in between, the next reading begins with the same record.
         if piece.head is not None and self._read(piece, now):
             self.gap = 0
+            self._last = piece.end, piece.head.check
         elif piece.torn:
             self.torn += 1
             self.gap += piece.end - piece.offset
@@ -200,3 +209,4 @@ class View:
             self._enter(item, start, length, current=True)
             self.position = self.size = start + length
             self.gap = 0
+        self._last = self.position, record[-1]
