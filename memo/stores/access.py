@@ -74,7 +74,8 @@ class FileAccess:
         self._leases = Leases()
         self._view: View | None = None
         self._latest, self._skew = -math.inf, -math.inf  # of the clock: the wall's, and that minus the monotonic one
-        self._owes = False  # a clock has run backwards, and the others have not been told yet
+        # A clock has run backwards, now or before a record was met that is of the future; others were not told yet.
+        self._owes = self._ran_back = False
         self._sets = self._deletes = self._evictions = self._expirations = self._corrupt = 0
         self._errors: dict[str, int] = {}
         # What has to wait until no lock is held: log handlers are anyone's code, and have locks of their own.
@@ -174,6 +175,8 @@ class FileAccess:
                 except BaseException:
                     view.log.unlock()
                     raise
+            if view.early and view.log.writable:
+                self._owes = True
         return view
 
     def _look_closely(self, view: View, size: int, now: float) -> None:
@@ -225,9 +228,12 @@ class FileAccess:
             self._catch_up(view, size, now, final=True)
         elif not view.continues():
             self._lose(view)
-        if self._owes:
-            view.append([Item(Kind.CLEAR)])
-            self._owes = False
+        if self._owes or view.early:
+            # What was made in the future would come to life when its time has come.
+            early = [Item(Kind.DELETE, key) for key in view.early if view.index.find(key) is None]
+            view.append([Item(Kind.CLEAR)] if self._ran_back else early)
+            view.early.clear()
+            self._owes = self._ran_back = False
         return view
 
     def _open(self) -> View:
@@ -256,7 +262,8 @@ class FileAccess:
         if now < self._latest - TOLERANCE or skew < self._skew - TOLERANCE:
             view.index.clear()
             view.leases.clear()
-            self._owes, self._skew = True, skew
+            self._owes = self._ran_back = True
+            self._skew = skew
         elif skew > self._skew:
             self._skew = skew
         self._latest = now

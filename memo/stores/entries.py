@@ -130,7 +130,7 @@ class FileEntries(FileAccess):
             return
         index.sweep()
         victims = []
-        for key in index.listed()[: max(0, len(index) - self.max_size)]:
+        for key in index.oldest(max(0, len(index) - self.max_size)):
             spot = self._kept(key)
             if spot is not None:
                 victims.append(Item(Kind.DELETE, key))

@@ -10,6 +10,7 @@ import math
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -190,9 +191,9 @@ class Index:
         """Return all keys, in the order of use if that is kept; in one step for other threads."""
         return list(self._places)
 
-    def oldest(self) -> str:
-        """Return the least recently used key; there has to be one."""
-        return next(iter(self._places))
+    def oldest(self, count: int) -> list[str]:
+        """Return that many of the least recently used keys."""
+        return list(islice(self._places, count))
 
     def sweep(self) -> int:
         """Take out all that invalidations have taken away; return how much that was. Nothing to do costs nothing."""

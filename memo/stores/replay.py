@@ -89,6 +89,7 @@ class View:
         self.position = self.size = log.first
         self.gap = 0  # bytes before `position` that are the beginnings of records whose writers were killed
         self._last: tuple[int, int | bytes | memoryview] | None = None  # where the latest record ends, check or seal
+        self.early: set[str] = set()  # keys of records that a clock in the future has made
         self.torn = self.damaged = 0  # how many stretches could not be read: beginnings, and for any other reason
 
     def catch_up(self, size: int, now: float, final: bool) -> None:
@@ -151,6 +152,7 @@ class View:
             self.leases.void(key)
             if not current:
                 index.drop(key)
+                self.early.add(key)
             elif item.flags & Flags.RICH:
                 owner, tags, windows = decode_meta(item.meta)
                 index.put(key, offset, length, owner, item.until, tags, windows)

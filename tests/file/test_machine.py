@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -14,8 +15,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from memo import PickleFileStore
+from memo import PickleFileStore, StoreError
 from memo.stores import logfile
+from memo.stores.compaction import Compaction
 from memo.testing import ManualClock, SharedMachine
 from memo.testing.contract import Blocking, Loader
 from memo.testing.machines import KEYS, TAGS
@@ -95,6 +97,28 @@ class dying:
         return kind is Died
 
 
+@contextlib.contextmanager
+def before(step: str, action: Any) -> Any:
+    """Do something once before a step of a compaction."""
+    left, patch = [action], pytest.MonkeyPatch()
+    function = getattr(Compaction, step, None) or getattr(os, step)
+
+    def hooked(*args: Any) -> Any:
+        while left:
+            left.pop()()
+        return function(*args)
+
+    if hasattr(Compaction, step):
+        patch.setattr(Compaction, step, hooked)
+    else:
+        patch.setattr(os, step, hooked)
+    try:
+        yield
+    finally:
+        patch.undo()
+    assert not left
+
+
 class FileMachine(SharedMachine):
     """Two processes on one file."""
 
@@ -139,6 +163,41 @@ class FileMachine(SharedMachine):
         function.during = ("compact",)
         function(x)
         self.seated.misses += 1
+
+    @rule(
+        step=st.sampled_from(("_copy_living", "_copy_rest", "_put_in_place", "rename")),
+        command=st.sampled_from(("set", "delete", "clear", "tags")),
+        key=st.sampled_from(KEYS),
+    )
+    def compact_while_another_writes(self, step: str, command: str, key: str) -> None:
+        """Before any step of the one's compaction the other writes: what it is told was done is not lost."""
+        store, other = (seat.side.store for seat in (self.seated, self.seats[1 - self.seats.index(self.seated)]))
+        self._alive()
+
+        def write() -> None:
+            failures = other.stats().errors.get("set", 0)
+            if command == "set":
+                other.set(key, "set", None)
+                if other.stats().errors.get("set", 0) == failures:
+                    self._put(key, "set", None)
+                return
+            try:
+                if command == "delete":
+                    other.delete(key)
+                    self._drop([key])
+                elif command == "clear":
+                    other.clear()
+                    self.model.clear()
+                else:
+                    other.invalidate_tags("all")
+                    self.model = {each: held for each, held in self.model.items() if "all" not in held[2]}
+            except StoreError:  # it is told
+                assert step == "rename"
+
+        timeout, other._timeout = other._timeout, 1e-6
+        with before(step, write):
+            assert store.compact()
+        other._timeout = timeout
 
     @rule(data=st.data(), part=st.sampled_from((0, 0.1, 0.5, 0.9, 0.999, 1)))
     def crash(self, data: Any, part: float) -> None:
@@ -459,8 +518,8 @@ TestAwaitedFileMachine = AwaitedFileMachine.TestCase
 TestRecency = RecencyMachine.TestCase
 TestFileWindows = FileWindows.TestCase
 if not NIGHTLY:
-    TestFileMachine.settings = settings(max_examples=60)
-    TestSignedFileMachine.settings = settings(max_examples=15)
+    TestFileMachine.settings = settings(max_examples=50)
+    TestSignedFileMachine.settings = settings(max_examples=10)
     TestAwaitedFileMachine.settings = settings(max_examples=8)
     TestRecency.settings = settings(max_examples=60)
     TestFileWindows.settings = settings(max_examples=40)
