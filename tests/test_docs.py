@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import doctest
+import importlib.util
 import inspect
 import io
 import re
+import socket
 import subprocess
 import sys
 import types
@@ -54,6 +56,41 @@ def named(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Starts the tests' own redis-server when it is called for the first time."""
+    spec = importlib.util.spec_from_file_location("redis_servers", ROOT / "tests" / "redis" / "conftest.py")
+    started = []
+
+    def start():
+        if not started:
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            started.append(module.RedisServer(tmp_path_factory.mktemp("redis")))
+        return started[0]
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+@pytest.fixture
+def _redis_of_the_pages(server, monkeypatch):
+    """What a page reaches at localhost:6379 is a server of the tests' own, empty at first."""
+    look_up, looked_up = socket.getaddrinfo, []
+
+    def redirected(host, port, *args, **kwargs):
+        if port != 6379:
+            return look_up(host, port, *args, **kwargs)
+        if not looked_up:
+            looked_up.append(server())
+            server().flush()
+        return look_up("127.0.0.1", server().port, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", redirected)
+
+
+@pytest.mark.usefixtures("_redis_of_the_pages")
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_the_code_runs_and_prints_what_is_shown_below_it(page, monkeypatch):
     """In one namespace per page, which is `__main__` as it is for a reader who pastes the blocks."""

@@ -24,12 +24,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("clock",),
     ("keys", "policy", "flight", "stats"),
     ("background", "serializers"),
-    ("aside", "stores", "report"),
+    ("aside", "stores", "report", "desks"),
     ("aside_many", "tags"),
     ("drivers", "integrations", "places", "urls"),
     ("drivers_many",),
-    ("config", "memoized"),
-    ("decorator", "switching"),
+    ("config", "memoized", "classic"),
+    ("decorator", "switching", "managers", "functions"),
     ("invalidating", "many"),
     ("memo",),  # the package itself only re-exports
     ("demo",),
@@ -40,6 +40,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 LONGEST = 500
 THIRD_PARTY = {
     "wrapt": {"decorator.py"},
+    "redis": {"managers.py"},
     "click": {"cli.py"},
     "rich": {"cli.py"},
     "prometheus_client": {"prometheus.py"},

@@ -1,0 +1,380 @@
+"""The cache-aside algorithm at a client that somebody hands in: one GET, and one SET on a miss; it never asks it more.
+
+A `Visit` is what the algorithm takes for a function's part of a store. It keeps its leases at the `desks`, and so its
+reads after the first one, which the algorithm makes where it is unsure, ask nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, cast
+
+from . import drivers
+from .aside import Plan
+from .clock import seconds
+from .desks import Desk, Filling, guarded
+from .entry import ABSENT, DEFAULT, MISSING, Lease, Reading
+from .errors import OptionError
+from .flight import Flight, TaskFlight, inside
+from .policy import Policy
+from .stats import Counter, logger
+
+__all__ = [
+    "Ledger",
+    "Visit",
+    "checked_client",
+    "checked_source",
+    "checked_text",
+    "expiry",
+    "fetch",
+    "fetch_async",
+]
+
+LINES_APART: Final = 60.0
+"""Seconds between two log lines of one kind: an outage must not fill a disk."""
+
+_POLICY: Final = Policy(DEFAULT, cache_none=False, cache_if=None, name="the classic interface")
+
+
+def checked_text(value: object, name: str) -> str:
+    """Return `value` if it is text, else raise OptionError."""
+    if not isinstance(value, str):
+        raise OptionError(f"{name}={value!r}: allowed is text")
+    return value
+
+
+def checked_source(source: object) -> None:
+    """Raise OptionError if `source` cannot be called."""
+    if not callable(source):
+        raise OptionError(f"data_source={source!r}: allowed is a function of the key")
+
+
+def checked_client(client: object, awaits: bool) -> None:
+    """Raise OptionError if `client` is known to be of the other kind: awaited, where it should block, or vice versa."""
+    # If it is a client of redis-py, that is imported.
+    blocking = getattr(sys.modules.get("redis"), "Redis", ())
+    awaiting = getattr(sys.modules.get("redis.asyncio"), "Redis", ())
+    if client is None or isinstance(client, blocking if awaits else awaiting):
+        allowed = "redis.asyncio.Redis" if awaits else "redis.Redis"
+        given = "None" if client is None else f"a {type(client).__module__}.{type(client).__qualname__}"
+        raise OptionError(f"redis_client: {given} was given, allowed is a {allowed}")
+
+
+def expiry(ttl: Any) -> dict[str, int]:
+    """Return a ttl as what SET is told of it.
+
+    >>> expiry(60), expiry(0.5)
+    ({'ex': 60}, {'px': 500})
+    """
+    length = seconds(ttl, "ttl")
+    return {"ex": int(length)} if length.is_integer() else {"px": max(1, round(length * 1000))}
+
+
+class Ledger:
+    """What is counted and logged of calls.
+
+    Attributes:
+        hits: calls answered from Redis.
+        misses: calls that asked the data source, or waited for another call that did.
+    """
+
+    hits: int
+    misses: int
+
+    def __init__(self, name: str, log: Any = None) -> None:
+        self.hits = 0
+        self.misses = 0
+        self._name = name
+        self._log = logger if log is None else log
+        self._failures: dict[str, tuple[float, int]] = {}  # by kind: when a line was written, failures since then
+
+    def _hit(self) -> None:
+        with guarded:
+            self.hits += 1
+
+    def _missed(self) -> None:
+        with guarded:
+            self.misses += 1
+
+    def _fetched(self, took: float) -> None:
+        """Hear how many seconds a data source took that has returned."""
+
+    def _fault(self) -> None:
+        """Hear that something has failed."""
+
+    def _failed(self, kind: str, error: BaseException, advice: str, level: int = logging.WARNING) -> None:
+        """Log a failure, without keys and values; at most one line for each kind and minute."""
+        self._fault()
+        now = time.monotonic()
+        with guarded:
+            last, unsaid = self._failures.get(kind, (None, 0))
+            silent = last is not None and 0 <= now - last < LINES_APART
+            self._failures[kind] = (now if last is None or not silent else last, unsaid + 1 if silent else 0)
+        if not silent:
+            since = f" ({unsaid} more since the last line)" if unsaid else ""
+            try:
+                write = self._log.error if level == logging.ERROR else self._log.warning
+                write("%s: %s (%s)%s; %s", self._name, kind, type(error).__name__, since, advice)
+            except Exception:  # noqa: BLE001, S110 - a logger that fails must not fail the call
+                pass
+
+
+class _Uncounted:
+    """What the algorithm takes for a function's counters: it passes failures on, and counts nothing."""
+
+    __slots__ = ("_ledger",)
+
+    hits = misses = waits = refused = stale = refreshes = Counter()
+    durations: deque[float] = deque(maxlen=1)
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def uncached(self, reason: str) -> None:
+        """Let None not be cached."""
+
+    def error(self, kind: str, error: BaseException, advice: str) -> None:
+        """Pass a failure of SET on."""
+        self._ledger._failed("write", error, "the result is returned and not cached")
+
+
+_sets: set[asyncio.Task[Any]] = set()  # the loop itself holds tasks weakly
+
+
+class Visit:
+    """One call at one key: what the algorithm takes for a space of a store.
+
+    Args:
+        desk: of the client.
+        client: what commands are given to.
+        ledger: where the call counts.
+        key: as Redis has it.
+        expires: what SET is told of the ttl.
+    """
+
+    __slots__ = ("client", "desk", "down", "expires", "flights", "key", "ledger", "seat", "seen")
+
+    local = False
+    default_ttl = None
+
+    def __init__(self, desk: Desk, client: Any, ledger: Ledger, key: str, expires: dict[str, int]) -> None:
+        self.client = client
+        self.ledger = ledger
+        self.key = key
+        self.expires = expires
+        self.desk = desk
+        self.flights = desk.flights
+        self.seat = desk.seat(key)
+        self.seen = self.seat.landed  # before GET
+        self.down = False  # GET failed: what is down is not asked twice in one call
+
+    # -- what was read -------------------------------------------------------------------------------------------------
+
+    def failed(self, error: Exception) -> None:
+        """Note that GET failed."""
+        self.down = True
+        self.ledger._failed("read", error, "the data source is asked, and its result is not cached")
+
+    def found(self, payload: Any) -> Any:
+        """Return the value in a payload, or None if there is none; count a hit or a miss."""
+        value = None
+        if payload is not None:
+            try:
+                value = json.loads(payload)
+            except Exception as error:  # noqa: BLE001 - whatever it is that stands there, it is no value
+                self.ledger._failed("decode", error, "what stands at the key is not JSON, and counts as a miss")
+        if value is None:
+            self.ledger._missed()
+        else:
+            self.ledger._hit()
+        return value
+
+    def load(self, key: str, source: Callable[[str], Any]) -> Any:
+        """Return what the data source says of `key`, from this call's load or from one that another has begun."""
+        flight = Flight(self, self.key, (key,), {}, (), inside.get())
+        try:
+            return drivers.run(self._plan(source), flight, self._first())
+        finally:
+            self._note(flight)
+            del flight  # an error's traceback holds this frame, which must not hold the error
+
+    async def aload(self, key: str, source: Callable[[str], Awaitable[Any]]) -> Any:
+        """Do what `load` does, awaited."""
+        loop = asyncio.get_running_loop()
+        flight = TaskFlight(self, self.key, (key,), {}, (), inside.get(), loop=loop)
+        try:
+            return await drivers.lookup_async(self._plan(source), flight, self._first())
+        finally:
+            self._note(flight)
+            del flight  # as in load
+
+    def _note(self, flight: Flight) -> None:
+        outcome = flight.outcome
+        if flight.begun and outcome is not None and outcome.error is None:  # this call's own data source has returned
+            self.ledger._fetched(flight.took)
+
+    def _plan(self, source: Callable[[str], Any]) -> Plan:
+        return Plan(self.ledger._name, source, _POLICY, cast(Any, _Uncounted(self.ledger)), True, None)
+
+    def _first(self) -> Reading:
+        lease = self.seat.lease
+        return ABSENT if lease is None else Reading(MISSING, lease)
+
+    # -- what the algorithm asks ---------------------------------------------------------------------------------------
+
+    def read(self, key: str) -> Reading:
+        """Return what has landed since the call began, and the lease that stands there; Redis is not asked again."""
+        with guarded:
+            seat = self.seat
+            return Reading(MISSING if seat.landed == self.seen else seat.value, seat.lease)
+
+    def take(self, key: str, tags: tuple[str, ...], renew: bool) -> Reading | Lease:
+        """Return what has landed since the call began, or the lease, a new one if there is none."""
+        with guarded:
+            reading = self.read(key)
+            if reading.value is not MISSING:
+                return reading
+            if self.seat.lease is None:
+                self.seat.lease = Lease()
+            return self.seat.lease
+
+    def release(self, key: str, lease: Any, remove: bool) -> None:
+        """Take the lease away if it still stands; what Redis has at the key is left alone."""
+        with guarded:
+            if self.seat.lease is lease:
+                self.seat.lease = None
+
+    def fill(self, key: str, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
+        """SET the value if the lease still stands; return whether it did, or None if it is not to be stored."""
+        payload = self._payload(value)
+        if payload is None:
+            self._land(lease, value)
+            return None
+        filling = self._begin(lease, None)
+        if filling is None:
+            return False
+        try:
+            self.client.set(key, payload, **self.expires)
+        finally:
+            self._end(filling, lease, value)
+        if filling.overtaken:
+            self.client.delete(key)
+        return True
+
+    async def aread(self, key: str) -> Reading:
+        """Do what `read` does."""
+        return self.read(key)
+
+    async def atake(self, key: str, tags: tuple[str, ...], renew: bool) -> Reading | Lease:
+        """Do what `take` does."""
+        return self.take(key, tags, renew)
+
+    async def arelease(self, key: str, lease: Any, remove: bool) -> None:
+        """Do what `release` does."""
+        self.release(key, lease, remove)
+
+    async def afill(self, key: str, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
+        """Do what `fill` does, awaited; a SET that has begun goes on though the load is cancelled.
+
+        Cut off in its midst, it might land after the DEL of an invalidation that came later.
+        """
+        payload = self._payload(value)
+        if payload is None:
+            self._land(lease, value)
+            return None
+        loop = asyncio.get_running_loop()
+        filling = self._begin(lease, loop)
+        if filling is None:
+            return False
+        command = self._aset(key, payload)
+        try:
+            task = loop.create_task(command)
+        except BaseException:
+            command.close()
+            self._end(filling, lease, value)
+            raise
+        _sets.add(task)
+        # Not in the coroutine itself, which a task that is cancelled before its first step never enters.
+        task.add_done_callback(partial(self._landed, filling, lease, value))
+        error = await asyncio.shield(task)
+        if error is not None:
+            raise error
+        return True
+
+    async def _aset(self, key: str, payload: str) -> Exception | None:
+        try:
+            answer = self.client.set(key, payload, **self.expires)
+            if hasattr(answer, "__await__"):  # a stand-in made by AsyncMock(spec=...) may answer at once
+                await answer
+        except Exception as error:  # noqa: BLE001 - whoever would hear of it may have been cancelled
+            return error
+        return None
+
+    def _landed(self, filling: Filling, lease: Any, value: Any, task: asyncio.Task[Any]) -> None:
+        _sets.discard(task)
+        self._end(filling, lease, value)
+
+    # -- the steps of a fill -------------------------------------------------------------------------------------------
+
+    def _payload(self, value: Any) -> str | None:
+        if self.down:
+            return None
+        try:
+            return json.dumps(value, allow_nan=False)
+        except Exception as error:  # noqa: BLE001 - whatever it is that JSON has no words for
+            self.ledger._failed("encode", error, "JSON has no such value: the result is returned and not cached")
+            return None
+
+    def _begin(self, lease: Any, loop: asyncio.AbstractEventLoop | None) -> Filling | None:
+        with guarded:
+            seat = self.seat
+            # Its lease is gone; or the seat is, with those of the process that forked this one.
+            if seat.lease is not lease or seat.filling is not None or self.desk.seats.get(self.key) is not seat:
+                return None
+            seat.filling = filling = Filling(loop)
+            return filling
+
+    def _end(self, filling: Filling, lease: Any, value: Any) -> None:
+        self.seat.filling = None  # at first, and by no call: a Ctrl-C finds no place to come in before it
+        self._land(lease, value)
+        filling.over.set_result(None)
+
+    def _land(self, lease: Any, value: Any) -> None:
+        """Let calls that began before, and have found nothing, have the value, if it was not invalidated."""
+        with guarded:
+            seat = self.seat
+            if seat.lease is lease:
+                seat.lease = None
+                seat.value = value
+                seat.landed += 1
+
+
+def fetch(visit: Visit, key: str, source: Callable[[str], Any]) -> Any:
+    """Return what Redis has, or what the data source says of `key`."""
+    try:
+        payload = visit.client.get(visit.key)
+    except Exception as error:  # noqa: BLE001 - of whatever class: not all of the client's are RedisErrors
+        visit.failed(error)
+        payload = None
+    value = visit.found(payload)
+    return visit.load(key, source) if value is None else value
+
+
+async def fetch_async(visit: Visit, key: str, source: Callable[[str], Awaitable[Any]]) -> Any:
+    """Do what `fetch` does, awaited."""
+    try:
+        payload = visit.client.get(visit.key)
+        if hasattr(payload, "__await__"):  # a stand-in made by AsyncMock(spec=...) may answer at once
+            payload = await payload
+    except Exception as error:  # noqa: BLE001 - as in fetch
+        visit.failed(error)
+        payload = None
+    value = visit.found(payload)
+    return await visit.aload(key, source) if value is None else value
