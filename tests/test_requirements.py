@@ -66,7 +66,6 @@ STORE = {
     "edge cases": ["stores/test_edge_cases.py"],
 }
 
-# Not here: M15 (signed pickles) and M19 (a crash marker in a file), which are about stores to come.
 MEASURED = {
     number: [f"peers/test_measured.py::test_m{number:02}_{name}"]
     for number, name in {
@@ -603,7 +602,185 @@ FAULTS |= {
     "what the crash tests notice": ["file/test_crash.py::test_it_is_noticed_when"],
 }
 
+MEASURED |= {
+    15: ["file/test_secret.py::test_a_record_by_who_has_no_secret_is_never_unpickled"],
+    19: ["file/test_traps.py::test_m19_crash_marker"],
+}
+for number in 1, 2, 3, 5, 6, 11, 12, 13, 14, 16, 20, 21, 23, 25:
+    MEASURED[number].append(MEASURED[number][0].replace("peers/test_measured.py", "file/test_traps.py"))
+
+# What the file store is to be, and what was to be shown of it.
+FILE = {
+    "the contract of every store, with a secret and without": ["file/test_contract.py"],
+    "reopen, second handle, compact, crash at a chosen write": [
+        "file/test_machine.py::TestFileMachine",
+        "file/test_machine.py::TestSignedFileMachine",
+        "file/test_machine.py::TestAwaitedFileMachine",
+    ],
+    "windows": ["file/test_machine.py::TestFileWindows"],
+    "max_size and the order of use": [
+        "file/test_machine.py::TestRecency",
+        "file/test_sharing.py::test_each_process_sees_anothers_evictions",
+        "file/test_compaction.py::test_the_order_of_use_survives_it",
+    ],
+    "no stale fill": [
+        "file/test_no_stale_fill.py::test_in_no_interleaving_of_two_processes_is_a_call_given_what_an_invalidation_overtook",
+        "file/test_no_stale_fill.py::test_nor_when_the_file_is_rewritten_or_opened_anew_in_between",
+        "file/test_no_stale_fill.py::test_nor_does_a_refresh_behind_callers_store_what_another_process_has_invalidated",
+        "file/test_no_stale_fill.py::test_nor_awaited",
+        "file/test_no_stale_fill.py::test_real_processes_in_a_race_are_never_given_anything_stale",
+    ],
+    "an eviction, a set, another's value void a load": [
+        "file/test_no_stale_fill.py::test_an_eviction_by_another_process_voids_a_refresh_that_is_under_way",
+        "file/test_no_stale_fill.py::test_an_invalidation_voids_a_load_also_where_anothers_value_stands",
+    ],
+    "each sees at its next operation what others have done": [
+        "file/test_sharing.py::test_each_process_sees_what_another_has_set_and_removed",
+        "file/test_sharing.py::test_each_process_sees_anothers_results_and_invalidations",
+        "file/test_sharing.py::test_what_expires_does_so_for_all_and_is_renewed_for_all",
+        "file/test_sharing.py::test_each_process_sees_that_another_has_rewritten_or_reopened_the_file",
+    ],
+    "increment is exact across processes and threads": [
+        "file/test_sharing.py::test_increment_is_exact_over_processes_and_threads"
+    ],
+    "results are there in the next run": ["file/test_sharing.py::test_a_script_that_is_run_again_loads_nothing"],
+    "many ids with one lock and one write": [
+        "file/test_sharing.py::test_many_ids_are_read_without_a_lock_and_written_with_one",
+        "file/test_sharing.py::test_many_ids_awaited",
+    ],
+    "whose entries these are": [
+        "file/test_sharing.py::test_an_instance_that_counts_by_identity_is_refused_with_the_ways_out",
+        "file/test_sharing.py::test_a_lambda_or_a_closure_without_a_name_is_refused",
+        "file/test_sharing.py::test_two_functions_whose_keys_are_one_text_see_each_others_entries_as_misses",
+        "file/test_sharing.py::test_a_plain_value_at_a_functions_key_is_a_miss_for_it",
+    ],
+    "compaction: when garbage outweighs what lives, in a thread, never in a set": [
+        "file/test_compaction.py::test_a_file_is_rewritten_in_a_thread_when_garbage_outweighs_what_lives",
+        "file/test_compaction.py::test_what_has_expired_is_garbage_too",
+        "file/test_compaction.py::test_no_set_waits_for_a_compaction",
+    ],
+    "compaction: nothing that others append is lost": [
+        "file/test_compaction.py::test_what_another_process_writes_before_any_step_is_kept",
+        "file/test_compaction.py::test_processes_that_set_delete_and_compact_lose_nothing_and_the_file_stays_small",
+    ],
+    "compaction: broken off at any step": [
+        "file/test_compaction.py::test_an_abort_before_any_step_leaves_the_file_and_no_other",
+        "file/test_compaction.py::test_what_a_killed_compaction_has_left_is_cleaned_by_the_next_one",
+        "file/test_compaction.py::test_closing_breaks_off_what_is_under_way",
+        "file/test_compaction.py::test_the_interpreters_exit_is_not_delayed_and_silent",
+    ],
+    "the index takes no more than 120 bytes a key": [
+        "file/test_compaction.py::test_the_index_takes_no_more_than_120_bytes_a_key_beside_the_keys_text"
+    ],
+    "a stopped lock holder does not hang the others": [
+        "file/test_faults.py::test_nobody_waits_longer_than_the_timeout_for_a_holder_that_was_stopped"
+    ],
+    "secrets: the canary, rotation, no downgrade": [
+        "file/test_secret.py::test_the_canary_would_sing",
+        "file/test_secret.py::test_secrets_are_changed_one_process_after_the_other",
+        "file/test_secret.py::test_a_file_that_is_not_signed_is_none_for_who_gives_a_secret",
+        "file/test_secret.py::test_who_cannot_verify_never_compacts",
+    ],
+    "what the machines catch": ["file/test_mutants.py::test_what_watches_catches"],
+}
+
+FAULTS |= {
+    f"a file: {name}": [f"file/{test}" for test in tests]
+    for name, tests in {
+        # time
+        "the wall clock jumps": [
+            "test_clock.py::test_no_entry_outlives_its_ttl_by_more_than_a_second_whatever_the_wall_clock_does",
+            "test_clock.py::test_small_steps_empty_nothing",
+            "test_clock.py::test_a_jump_forward_and_back_leaves_nothing_that_lives_too_long",
+        ],
+        "the wall clock runs backwards": [
+            "test_clock.py::test_a_clock_that_runs_backwards_empties_the_store_for_all_processes",
+            "test_clock.py::test_a_load_that_was_under_way_when_the_clock_ran_backwards_is_not_stored",
+        ],
+        "made in the future": [
+            "test_clock.py::test_what_was_made_in_the_future_is_not_there",
+            "test_clock.py::test_what_a_gone_process_made_in_the_future_does_not_live_when_its_time_has_come",
+            "test_compaction.py::test_what_a_clock_in_the_future_has_made_is_not_copied",
+        ],
+        "equal timestamps": ["test_clock.py::test_equal_timestamps_are_told_apart_by_their_order"],
+        "expiry across restarts": ["test_clock.py::test_expiry_goes_on_across_restarts"],
+        # processes
+        "fork with an open file": [
+            "test_fork.py::test_a_child_has_closed_its_parents_descriptor_before_anything_else",
+            "test_fork.py::test_parent_and_children_lose_no_record",
+        ],
+        "fork with the lock held": [
+            "test_fork.py::test_a_fork_while_another_thread_writes_leaves_the_store_free_in_the_child",
+            "test_fork.py::test_a_child_does_not_keep_the_lock_of_a_parent_that_was_killed_with_it",
+            "test_fork.py::test_forks_under_load_leave_every_lock_free_and_every_record_there",
+        ],
+        "fork with a leader in flight": ["test_fork.py::test_a_child_answers_a_key_that_its_parent_is_loading"],
+        "fork with a compaction under way": [
+            "test_fork.py::test_a_child_has_nothing_of_a_compaction_that_is_under_way"
+        ],
+        # the file
+        "full disk, short write, quota": [
+            "test_faults.py::test_a_disk_that_is_full_loses_nothing_acknowledged",
+            "test_faults.py::test_a_limit_on_a_files_size_cuts_a_write_short_and_nothing_acknowledged_is_lost",
+            "test_faults.py::test_a_device_that_is_full",
+        ],
+        "EIO, EINTR, EMFILE, ENOMEM at any call": [
+            "test_faults.py::test_a_read_raises_nothing_whichever_call_fails",
+            "test_faults.py::test_a_set_fails_open_whichever_call_fails",
+            "test_faults.py::test_an_invalidation_fails_loud_whichever_call_fails",
+            "test_faults.py::test_each_error_of_the_system_is_the_same",
+            "test_faults.py::test_a_compaction_leaves_the_old_file_or_the_new_whichever_call_fails",
+        ],
+        "a sync that fails": ["test_faults.py::test_a_file_whose_sync_has_failed_never_takes_the_place_of_the_old_one"],
+        "read-only file system, no permission": [
+            "test_opening.py::test_a_file_system_that_may_only_be_read_is_read",
+            "test_opening.py::test_a_file_whose_mode_lets_nobody_write_is_read",
+            "test_opening.py::test_what_may_not_even_be_read_is_no_exception_from_a_read",
+        ],
+        "user code under our lock": ["test_values.py::test_user_code_runs_while_no_lock_is_held"],
+        "interruptions, finalizers, signal and log handlers at odd moments": ["test_moments.py"],
+        "two processes compact": [
+            "test_compaction.py::test_one_process_compacts_and_the_others_do_not_wait_for_it",
+            "test_compaction.py::test_processes_that_set_delete_and_compact_lose_nothing_and_the_file_stays_small",
+        ],
+        "deleted or replaced beneath": [
+            "test_faults.py::test_a_file_that_is_deleted_replaced_cut_off_or_restored_is_right_or_a_miss_and_heals_at_once",
+            "test_compaction.py::test_a_file_that_is_replaced_beneath_is_not_overwritten",
+        ],
+        "links and special files": [
+            "test_opening.py::test_what_is_no_file_of_its_own_is_refused_and_left_as_it_is",
+            "test_opening.py::test_a_race_of_things_that_come_and_go_at_the_path_never_reaches_what_they_lead_to",
+        ],
+        "the lock and another close": [
+            "test_faults.py::test_the_lock_is_not_lost_when_the_file_is_closed_elsewhere_in_the_process"
+        ],
+        "no flock": ["test_opening.py::test_a_file_system_without_locks_is_a_clear_error"],
+        "foreign, newer, empty, other-key": [
+            "test_opening.py::test_a_foreign_file_is_refused_and_never_changed",
+            "test_opening.py::test_a_file_of_a_newer_format_is_refused_with_advice",
+            "test_opening.py::test_a_file_that_is_cut_off_within_its_header_is_begun_anew",
+            "test_secret.py::test_a_signed_file_is_none_for_who_has_not_its_secret",
+        ],
+        "permissions": ["test_opening.py::test_a_new_file_is_its_owners_alone_whatever_the_umask"],
+        "a huge index": ["test_compaction.py::test_the_index_takes_no_more_than_120_bytes_a_key_beside_the_keys_text"],
+        # payloads
+        "class moved, module gone, __setstate__ raises": [
+            "test_traps.py::test_what_an_older_version_has_pickled_is_a_miss_that_is_filled_again"
+        ],
+        "a pickle from an attacker": [
+            "test_secret.py::test_a_record_by_who_has_no_secret_is_never_unpickled",
+            "test_secret.py::test_a_genuine_value_is_none_under_another_key",
+            "test_secret.py::test_without_a_secret_who_can_write_the_file_can_run_code",
+        ],
+        "a value that cannot be pickled": [
+            "test_values.py::test_what_cannot_be_pickled_is_returned_and_not_stored",
+            "test_sharing.py::test_of_many_ids_one_value_that_cannot_be_stored_does_not_hinder_the_others",
+        ],
+    }.items()
+}
+
 ROWS = {
+    **{f"file store: {name}": tests for name, tests in FILE.items()},
     **{f"command: {name}": tests for name, tests in COMMAND.items()},
     **{f"seen: {name}": tests for name, tests in SEEN.items()},
     **{f"freshness: {name}": tests for name, tests in FRESHNESS.items()},
@@ -645,7 +822,12 @@ def test_a_row_has_its_tests(row: str) -> None:
 
 
 def test_every_measured_behaviour_has_a_row() -> None:
-    assert MEASURED.keys() == set(range(1, 27)) - {15, 19}
+    assert MEASURED.keys() == set(range(1, 27))
+
+
+def test_every_file_of_tests_of_the_file_store_answers_for_something() -> None:
+    named = {entry.partition("::")[0] for tests in ROWS.values() for entry in tests}
+    assert {f"file/{path.name}" for path in (TESTS / "file").glob("test_*.py")} <= named
 
 
 def test_the_ten_requirements_of_the_memory_store_have_each_a_file_of_its_own() -> None:

@@ -139,7 +139,7 @@ def test_a_jump_forward_and_back_leaves_nothing_that_lives_too_long(make, clock)
     assert store.keys() == make().keys() == [], "nor when that time has come"
 
 
-def test_what_was_made_in_the_future_by_a_process_that_is_gone_does_not_live_when_its_time_has_come(make, clock):
+def test_what_a_gone_process_made_in_the_future_does_not_live_when_its_time_has_come(make, clock):
     """Nobody has seen the clock run backwards; who meets the record says for good that it is not there."""
     clock.step(DAY)
     gone = make()

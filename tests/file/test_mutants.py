@@ -86,7 +86,7 @@ def foreign() -> None:
             made.append(PickleFileStore(Path(folder) / "cache.memo"))
             return made[-1]
 
-        explored.test_an_invalidation_voids_a_load_also_where_another_functions_value_stands_at_its_key(make)
+        explored.test_an_invalidation_voids_a_load_also_where_anothers_value_stands(make)
 
 
 def counting() -> None:

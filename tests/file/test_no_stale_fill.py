@@ -293,7 +293,7 @@ def test_a_refresh_after_another_processs_invalidation_is_stored(make, step):
     assert f.stats().refused_fills == 0
 
 
-def test_an_invalidation_voids_a_load_also_where_another_functions_value_stands_at_its_key(make):
+def test_an_invalidation_voids_a_load_also_where_anothers_value_stands(make):
     """Two functions of other names render one key: an invalidation leaves the other's value, and stops the load."""
     mine, others = make(), make()
     version = [0]
@@ -367,9 +367,7 @@ print(stale, counts.refused_fills, counts.hits, sum(counts.errors.values()))
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_real_processes_that_load_and_invalidate_in_a_race_are_never_given_anything_stale(
-    path, tmp_path, launch, processes
-):
+def test_real_processes_in_a_race_are_never_given_anything_stale(path, tmp_path, launch, processes):
     rounds = (100_000 if NIGHTLY else 3_000) // processes
     truth = tmp_path / "truth"
     truth.write_bytes(bytes(16 * processes))
