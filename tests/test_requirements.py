@@ -779,6 +779,55 @@ FAULTS |= {
     }.items()
 }
 
+# The classic interface: issue 5, item 6.
+CLASSIC = {
+    "a stand-in sees one GET, and one SET on a miss": [
+        "redis/test_stand_in.py::test_a_miss_is_one_get_and_one_set",
+        "redis/test_stand_in.py::test_a_hit_is_one_get_whether_the_client_decodes_responses_or_not",
+        "redis/test_stand_in.py::test_whole_seconds_go_as_ex_and_others_as_px",
+        "redis/test_stand_in.py::test_invalidating_is_one_del",
+    ],
+    "None is not cached, and what is false is": [
+        "redis/test_stand_in.py::test_none_is_returned_and_not_cached",
+        "redis/test_stand_in.py::test_what_is_false_is_cached",
+    ],
+    "one load for concurrent misses": [
+        "redis/test_manager_races.py::test_a_thousand_threads_make_one_load",
+        "redis/test_manager_races.py::test_a_thousand_threads_make_one_load_however_soon_it_is_over",
+        "redis/test_manager_races.py::test_a_thousand_tasks_make_one_load",
+        "redis/test_manager_races.py::test_all_that_use_one_client_share_their_loads",
+    ],
+    "no stale fill in one process": [
+        "redis/test_manager_races.py::test_a_load_that_began_before_an_invalidation_fills_nothing",
+        "redis/test_manager_races.py::test_a_call_after_an_invalidation_joins_no_load_from_before",
+        "redis/test_manager_races.py::test_an_invalidation_waits_for_a_set_that_is_on_its_way",
+        "redis/test_manager_races.py::test_readers_beside_a_writer_never_read_what_it_has_invalidated",
+        "redis/test_manager_races.py::test_tasks_beside_a_writer_never_read_what_it_has_invalidated",
+    ],
+    "cancellation, recursion, leaders that fail, forks": [
+        "redis/test_manager_races.py::test_a_caller_that_is_cancelled_leaves_the_load_to_the_others",
+        "redis/test_manager_races.py::test_a_source_that_asks_for_its_own_key_is_an_error_and_no_deadlock",
+        "redis/test_manager_races.py::test_followers_get_the_leaders_error",
+        "redis/test_manager_races.py::test_a_leader_that_is_interrupted_leaves_the_load_to_another",
+        "redis/test_manager_races.py::test_a_child_of_fork_waits_for_nothing_of_its_parents",
+    ],
+    "Redis fails": [
+        "redis/test_stand_in.py::test_if_get_fails_the_data_source_is_asked_and_the_server_not_again",
+        "redis/test_stand_in.py::test_what_cannot_be_decoded_is_a_miss_and_is_replaced",
+        "redis/test_stand_in.py::test_what_json_cannot_write_is_returned_and_not_cached",
+        "redis/test_stand_in.py::test_an_outage_logs_a_line_a_minute_for_each_kind",
+        "redis/test_managers.py::test_a_server_that_is_down_at_the_start_is_used_as_soon_as_it_is_there",
+        "redis/test_managers.py::test_a_server_that_hangs_is_waited_for_as_long_as_the_config_says_and_not_twice",
+    ],
+    "clients of a config": [
+        "redis/test_managers.py::test_a_client_has_the_settings_retries_nothing_and_is_not_connected",
+        "redis/test_managers.py::test_no_repr_of_a_client_shows_the_password",
+        "redis/test_managers.py::test_memo_and_its_managers_are_imported_without_redis",
+    ],
+    "metrics": ["redis/test_stand_in.py::test_metrics_count_what_the_manager_has_done"],
+    "functions": ["redis/test_functions.py"],
+}
+
 ROWS = {
     **{f"file store: {name}": tests for name, tests in FILE.items()},
     **{f"command: {name}": tests for name, tests in COMMAND.items()},
@@ -790,6 +839,7 @@ ROWS = {
     **{f"fault: {name}": tests for name, tests in FAULTS.items()},
     **{f"many: {name}": tests for name, tests in MANY.items()},
     **{f"invalidates: {name}": tests for name, tests in INVALIDATES.items()},
+    **{f"classic: {name}": tests for name, tests in CLASSIC.items()},
     **{f"docs: {name}": tests for name, tests in DOCS.items()},
     **{f"kit: {name}": tests for name, tests in KIT.items()},
     **{f"configuration: {name}": tests for name, tests in CONFIGURATION.items()},

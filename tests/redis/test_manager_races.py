@@ -624,6 +624,14 @@ def test_a_client_that_is_gone_leaves_nothing():
     assert ident not in desks._desks
 
 
+def test_what_was_under_way_in_a_parent_fills_nothing_in_its_child(manager, client):
+    """What a fork does, without one."""
+    assert manager.get("k", lambda key: desks._child() or 1) == 1
+    assert client.data == {}
+    assert manager.get("k", len) == 1
+    assert client.data == {"cache:k": "1"}
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_child_of_fork_waits_for_nothing_of_its_parents(manager, client, spawn, untraced):
