@@ -414,6 +414,29 @@ def test_a_file_that_gets_shorter_while_it_is_read_is_no_error(make, path, monke
             assert fresh.get("gone") is None
 
 
+@signed
+def test_less_or_more_than_a_record_is_none(secret):
+    identity = Identity.new(frames.signing_keys(secret))
+    record = b"".join(identity.record(500, 0, Kind.VALUE, 0, b"a", b"", b"payload", 1.0, math.inf))
+    assert identity.content(record, 500, b"a", False) == (0, b"payload")
+    assert identity.intact(record, 500)
+    for length in range(len(record)):
+        assert identity.content(record[:length], 500, b"a", False) is None
+        assert not identity.intact(record[:length], 500)
+    for data, offset in ((record + b"x", 500), (record, 501), (record.replace(b"payload", b"another"), 500)):
+        assert identity.content(data, offset, b"a", False) is None
+        assert not identity.intact(data, offset)
+    assert identity.content(record, 500, b"b", False) is None
+
+
+def test_less_than_a_header_notes_nothing():
+    identity = Identity.new(())
+    header = identity.header()[: frames.NOTE] + identity.note(100, 200)
+    assert identity.noted(header) == (100, 200)
+    assert {identity.noted(header[:length]) for length in range(HEADER)} == {(0, 0)}
+    assert identity.noted(identity.header()) == Identity.new(()).noted(header) == (0, 0)
+
+
 def test_what_a_reader_cannot_tell_while_another_holds_the_lock_is_a_miss_and_not_an_error(make, path):
     reader = begin(make)
     writer = LogFile(str(path), ())
