@@ -31,11 +31,19 @@ class Books:
         self.hits, self.misses = Counter(), Counter()
 
     def open(self, space: Any, owner: object, counters: tuple[Counter, ...]) -> None:
-        """Count a new function's calls until its owner dies; the space holds what says so in `deaths`."""
+        """Count a new function's calls until its owner dies."""
+        self.watch(space, owner)
+        self.count(space, counters)
+
+    def watch(self, space: Any, owner: object) -> None:
+        """Note when the owner of a space dies; the space holds what says so in `deaths`.
+
+        Raises:
+            TypeError: the owner cannot be weakly referenced.
+        """
         death = Death(owner, self._dead.append)
         death.space = space
         space.deaths = (death,)
-        self.count(space, counters)
 
     def count(self, space: Any, counters: tuple[Counter, ...]) -> None:
         """Count what a function's counters count from now on, or with none no longer."""
@@ -46,17 +54,20 @@ class Books:
                     self._past[index] += sign * counter.value
             self._functions[space] = counters
 
-    def bury(self) -> None:
-        """Let go what belongs to functions that have died."""
+    def bury(self) -> list[Any]:
+        """Let go the spaces whose owners have died; return them."""
+        buried = []
         while self._dead:
             try:
-                death = self._dead.popleft()
+                space = self._dead.popleft().space
             except IndexError:  # another thread was faster
-                return
-            self.count(death.space, ())
-            death.space.deaths = ()
+                break
+            self.count(space, ())
+            space.deaths = ()
             with self._lock:
-                self._functions.pop(death.space, None)
+                self._functions.pop(space, None)
+            buried.append(space)
+        return buried
 
     def totals(self) -> tuple[int, int]:
         """Return hits and misses."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -24,8 +23,9 @@ from ..keys import CallKeys
 from ..serializers import checked_serializer
 from ..stats import Counter, StoreStats
 from .base import Store, Ttl, checked_amount, checked_key, checked_tags, checked_ttl
+from .books import Books
 from .patterns import compile_pattern
-from .records import Record, RecordDeath, RecordSpace, made
+from .records import Record, RecordSpace, made
 
 __all__ = ["CustomStore", "Record"]
 
@@ -84,14 +84,9 @@ class CustomStore(Store):
         self._latest = -math.inf  # the clock's latest reading
         self._wait = 0  # writes until the records of the dead are looked for
         self._sets = self._deletes = self._expirations = 0
-        # Guards the two below: a function that comes must not wait until a record is written.
-        self._books = fork_safe_lock()
-        self._functions: dict[
-            RecordSpace, tuple[Counter, ...]
-        ] = {}  # hits and misses of the living; none: it is elsewhere
-        self._past = [0, 0]  # those of functions that are gone
-        self._dead: deque[RecordDeath] = deque()
-        self._hits, self._misses, self._numbers = Counter(), Counter(), Counter(1)
+        self._books = Books()  # with a lock of its own: a function that comes must not wait until a record is written
+        self._gone: set[str] = set()  # owners, now dead, whose records are there still
+        self._numbers = Counter(1)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(default_ttl={self.default_ttl})"
@@ -251,21 +246,19 @@ class CustomStore(Store):
         To look for their records is to look at all, so it is done once in as many writes as there were records.
         """
         self._wait -= 1
-        if not self._dead or self._wait > 0:
+        if self._wait > 0:
             return
-        deaths = [self._dead.popleft() for _ in range(len(self._dead))]
-        for death in deaths:
-            death.space.leave()
-            death.space.deaths = ()
-            with self._books:
-                self._functions.pop(death.space, None)
-        try:
-            if not self.shared:  # else they are another process's too
-                owners = {death.space.owner for death in deaths}
+        gone = {space.owner for space in self._books.bury()}
+        if self.shared:  # then the records are another process's too
+            return
+        self._gone |= gone
+        if self._gone:
+            owners, self._gone = self._gone, set()
+            try:
                 self._sweep(lambda record: record.owner in owners or record.owner.partition("(")[0] in owners)
                 self._wait = len(self._ask("record_keys"))
-        except StoreError:
-            self._dead.extend(deaths)  # at the next write, which is none of this one's business
+            except StoreError:
+                self._gone |= owners  # at the next write, which is none of this one's business
 
     # -- values by key -----------------------------------------------------------------------------------------------
 
@@ -275,7 +268,7 @@ class CustomStore(Store):
         with self._lock:
             record = self._alive(key)
         value = MISSING if record is None else self._decoded(key, record)
-        (self._misses if value is MISSING else self._hits).tick()
+        (self._books.misses if value is MISSING else self._books.hits).tick()
         return default if value is MISSING else value
 
     def set(self, key: str, value: Any, ttl: Ttl = DEFAULT) -> None:
@@ -408,37 +401,24 @@ class CustomStore(Store):
         """Return what has been counted in this process; `size` is how many records there are."""
         with self._lock:
             size = len(self._ask("record_keys"))
-        with self._books:
-            counters = [each for each in self._functions.values() if each]
-            return StoreStats(
-                hits=self._hits.value + self._past[0] + sum(each[0].value for each in counters),
-                misses=self._misses.value + self._past[1] + sum(each[1].value for each in counters),
-                sets=self._sets,
-                deletes=self._deletes,
-                evictions=0,
-                expirations=self._expirations,
-                size=size,
-                max_size=None,
-            )
+        hits, misses = self._books.totals()
+        return StoreStats(
+            hits=hits,
+            misses=misses,
+            sets=self._sets,
+            deletes=self._deletes,
+            evictions=0,
+            expirations=self._expirations,
+            size=size,
+            max_size=None,
+        )
 
     def attach(self, keys: CallKeys, hits: Counter, misses: Counter, owner: object) -> RecordSpace:
         """Return the space of a decorated function."""
         name = keys.label if self.shared else f"{keys.label} #{self._numbers.tick()}"
         space = RecordSpace(self, keys, name)
-        death = RecordDeath(owner, self._dead.append)
-        death.space = space
-        space.deaths = (death,)
-        space.join(hits, misses)
+        self._books.open(space, owner, (hits, misses))
         return space
-
-    def _count(self, space: RecordSpace, counters: tuple[Counter, ...]) -> None:
-        """Count what a function's counters count from now on, or with none no longer."""
-        with self._books:
-            # What they had before counts for the store that the function was with then.
-            for sign, each in (1, self._functions.get(space, ())), (-1, counters):
-                for index, counter in enumerate(each):
-                    self._past[index] += sign * counter.value
-            self._functions[space] = counters
 
 
 def _sum(key: str, number: Any, amount: float) -> Any:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..stats import Counter
     from .custom import CustomStore
 
-__all__ = ["Record", "RecordDeath", "RecordSpace", "made"]
+__all__ = ["Record", "RecordSpace", "made"]
 
 
 class Record(NamedTuple):
@@ -56,13 +56,6 @@ def made(value: Any, owner: str, tags: tuple[str, ...], now: float, ttl: Any) ->
     end = math.inf if length is None else now + length
     early, stale, kept = (0.0, 0.0, 0.0) if life is None else (life.early, life.stale, life.kept)
     return Record(value, owner, tags, now, end - early, end, end + stale, end + kept)
-
-
-class RecordDeath(weakref.ref[Any]):
-    """A weak reference to a function or an instance; its callback is `deque.append`, which runs no Python code."""
-
-    __slots__ = ("space",)
-    space: RecordSpace
 
 
 class RecordSpace(Space):
@@ -181,10 +174,9 @@ class RecordSpace(Space):
         text = f"<{kind.__module__}.{kind.__qualname__} #{store._numbers.tick()}>"
         space = RecordSpace(store, self.keys, f"{self.owner}({text}", text)
         try:
-            death = RecordDeath(instance, store._dead.append)
-            death.space = space
+            store._books.watch(space, instance)
             # Two references, since a callback in C can do one thing only: this one frees the address.
-            space.deaths = (weakref.ref(instance, partial(self._instances.pop, ident)), death)
+            space.deaths += (weakref.ref(instance, partial(self._instances.pop, ident)),)
         except TypeError:
             raise UnkeyableError(
                 f"{self.keys.name}: {kind.__module__}.{kind.__qualname__} counts by identity but cannot be weakly "
@@ -195,9 +187,9 @@ class RecordSpace(Space):
     def join(self, hits: Counter, misses: Counter) -> bool:
         """Count the function's calls as the store's from now on; return False if the function's death was noticed."""
         if self.deaths:
-            self._store._count(self, (hits, misses))
+            self._store._books.count(self, (hits, misses))
         return bool(self.deaths)
 
     def leave(self) -> None:
         """Count the function's calls no longer; what it had here stays."""
-        self._store._count(self, ())
+        self._store._books.count(self, ())

@@ -625,7 +625,7 @@ def test_a_function_that_is_gone_leaves_its_counts_and_not_its_entries():
     store.set("a", 1)
     assert store.keys() == ["a"]
     assert (store.stats().hits, store.stats().misses) == (1, 1)
-    assert store._functions == {}
+    assert store._books._functions == {}
 
 
 def test_a_shared_store_keeps_the_entries_of_a_function_that_is_gone():
@@ -636,7 +636,7 @@ def test_a_shared_store_keeps_the_entries_of_a_function_that_is_gone():
     gc.collect()
     store.set("a", 1)
     assert sorted(store.keys()) == ["a", "gone(1)"]
-    assert store._functions == {}
+    assert store._books._functions == {}
 
 
 def test_the_records_of_the_dead_are_looked_for_once_in_as_many_writes_as_there_are_records():
