@@ -828,6 +828,86 @@ CLASSIC = {
     "functions": ["redis/test_functions.py"],
 }
 
+# Values to bytes and back: issue 5, item 5.
+SERIALIZERS = {
+    "a hit has the type and the value that the miss had": [
+        "serializers/test_round_trips.py::test_a_result_comes_back_as_it_was",
+        "serializers/test_round_trips.py::test_every_serializer_keeps_plain_values_and_annotated_ones",
+    ],
+    "JSON is plain JSON": [
+        "serializers/test_round_trips.py::test_json_is_what_any_program_reads",
+        "serializers/test_round_trips.py::test_json_of_other_programs_is_read",
+    ],
+    "unions": [
+        "serializers/test_round_trips.py::test_of_a_union_the_member_counts_that_would_write_the_same_again",
+        "serializers/test_annotations.py::test_unions_that_msgspec_refuses_are_decoded_anywhere",
+    ],
+    "annotations are found, late": [
+        "serializers/test_annotations.py::test_the_annotation_is_found_through_whatever_wraps_the_function",
+        "serializers/test_annotations.py::test_names_are_found_where_the_function_was_written",
+        "serializers/test_annotations.py::test_the_annotation_is_resolved_at_the_first_payload",
+        "serializers/test_annotations.py::test_of_a_function_of_many_ids_the_mappings_values_count",
+    ],
+    "an annotation of no use counts as none, with one warning": [
+        "serializers/test_annotations.py::test_what_cannot_be_resolved_or_decoded_counts_as_none_with_one_warning"
+    ],
+    "libraries of models are not imported": [
+        "serializers/test_annotations.py::test_libraries_of_models_are_imported_by_their_users_only"
+    ],
+    "the fidelity check": [
+        "serializers/test_fidelity.py::test_what_would_come_back_different_is_an_error",
+        "serializers/test_fidelity.py::test_every_kind_of_value_is_told_from_another_and_not_from_its_copy",
+        "serializers/test_fidelity.py::test_the_error_shows_no_value",
+        "serializers/test_fidelity.py::test_without_the_check_what_can_be_written_is_kept_changed",
+        "serializers/test_names.py::test_a_result_that_would_come_back_different_is_returned_and_not_kept",
+    ],
+    "golden payloads": ["serializers/test_golden.py::test_payloads_of_every_release_are_read"],
+    "names": ["serializers/test_names.py::test_what_is_no_serializer_is_refused_with_what_is_allowed"],
+    "pickle on a network": [
+        "serializers/test_pickles.py::test_a_network_store_can_refuse_to_unpickle_what_anyone_wrote"
+    ],
+    "size caps both ways": [
+        "serializers/test_hostile_bytes.py::test_a_payload_that_is_too_large_is_neither_written_nor_read",
+        "serializers/test_compression.py::test_what_could_not_be_read_again_is_not_written",
+    ],
+}
+
+FAULTS |= {
+    f"a payload: {name}": [f"serializers/{test}" for test in tests]
+    for name, tests in {
+        "corrupt or foreign": [
+            "test_hostile_bytes.py::test_any_bytes_are_a_value_or_a_serialization_error",
+            "test_hostile_bytes.py::test_spoilt_payloads_of_our_own",
+        ],
+        "a class of another name, or that raises": [
+            "test_pickles.py::test_a_class_that_has_another_name_in_the_next_process_is_an_error_when_read",
+            "test_pickles.py::test_whatever_a_class_raises_when_it_is_read_is_one_kind_of_error",
+        ],
+        "a pickle from an attacker": [
+            "test_pickles.py::test_the_canary_sings_where_anyone_is_trusted",
+            "test_pickles.py::test_with_a_secret_nothing_else_is_ever_unpickled",
+            "test_pickles.py::test_no_other_bytes_than_what_was_signed_are_unpickled",
+            "test_pickles.py::test_a_payload_is_good_in_its_own_place_only",
+        ],
+        "MAC misuse": [
+            "test_pickles.py::test_where_a_place_ends_and_the_payload_begins_is_signed_too",
+            "test_pickles.py::test_a_secret_is_changed_by_a_list_with_the_newest_first",
+            "test_pickles.py::test_what_is_no_secret_is_refused_and_not_shown",
+            "test_pickles.py::test_the_secret_is_in_no_representation",
+        ],
+        "unpicklable values": ["test_pickles.py::test_what_cannot_be_pickled_is_one_kind_of_error"],
+        "deep, cyclic, huge": [
+            "test_fidelity.py::test_what_would_come_back_different_is_an_error",
+            "test_fidelity.py::test_a_pickle_may_hold_a_cycle_and_an_object_many_times_over",
+        ],
+        "a compressed bomb": [
+            "test_compression.py::test_a_bomb_is_an_error_and_takes_no_memory",
+            "test_compression.py::test_a_layered_bomb_is_an_error_at_the_layer_that_is_too_large",
+            "test_pickles.py::test_signing_is_of_the_compressed_bytes_so_that_nothing_else_is_decompressed",
+        ],
+    }.items()
+}
+
 ROWS = {
     **{f"file store: {name}": tests for name, tests in FILE.items()},
     **{f"command: {name}": tests for name, tests in COMMAND.items()},
@@ -839,6 +919,7 @@ ROWS = {
     **{f"fault: {name}": tests for name, tests in FAULTS.items()},
     **{f"many: {name}": tests for name, tests in MANY.items()},
     **{f"invalidates: {name}": tests for name, tests in INVALIDATES.items()},
+    **{f"serializers: {name}": tests for name, tests in SERIALIZERS.items()},
     **{f"classic: {name}": tests for name, tests in CLASSIC.items()},
     **{f"docs: {name}": tests for name, tests in DOCS.items()},
     **{f"kit: {name}": tests for name, tests in KIT.items()},

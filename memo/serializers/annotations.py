@@ -19,7 +19,7 @@ from typing import Any, Final, Union
 
 import msgspec
 
-__all__ = ["decoder_for", "encode_hook", "resolve_return_type"]
+__all__ = ["decoder_for", "encode_hook", "resolve_return_type", "return_annotation"]
 
 _WHATEVER: Final = (Any, object, dict, list, typing.Dict, typing.List, inspect.Signature.empty)  # noqa: UP006
 _AWAITABLE: Final = (collections.abc.Awaitable, collections.abc.Coroutine)
@@ -42,24 +42,32 @@ def resolve_return_type(function: Any, many: bool = False) -> Any:
     >>> resolve_return_type(get_user)
     dict[str, int]
     """
-    while isinstance(function, (functools.partial, classmethod, staticmethod, types.MethodType)):
-        function = function.func if isinstance(function, functools.partial) else function.__func__
     if isinstance(function, type):
         return function
-    if not inspect.isroutine(function) and not hasattr(function, "__wrapped__"):
-        function = type(function).__call__
+    function = _written(function)
     innermost = inspect.unwrap(function)
-    annotation = getattr(function, "__annotations__", {}).get("return", Any)
-    carrier = types.SimpleNamespace(__annotations__={"return": annotation})
-    hints = typing.get_type_hints(
-        carrier, getattr(innermost, "__globals__", {}), _names(innermost), include_extras=True
-    )
-    resolved = hints["return"]
+    carrier = types.SimpleNamespace(__annotations__={"return": return_annotation(function)})
+    namespace = getattr(innermost, "__globals__", {})
+    resolved = typing.get_type_hints(carrier, namespace, _names(innermost), include_extras=True)["return"]
     if typing.get_origin(resolved) in _AWAITABLE:
         resolved = typing.get_args(resolved)[-1]
     if not many or resolved in _WHATEVER:
         return resolved
     return typing.get_args(resolved)[1] if len(typing.get_args(resolved)) == 2 else Any
+
+
+def return_annotation(function: Any) -> Any:
+    """Return the annotation as it is written, which may be text; Any if there is none."""
+    return getattr(_written(function), "__annotations__", {}).get("return", Any)
+
+
+def _written(function: Any) -> Any:
+    """Return what has the annotations of a call of `function`."""
+    while isinstance(function, (functools.partial, classmethod, staticmethod, types.MethodType)):
+        function = function.func if isinstance(function, functools.partial) else function.__func__
+    if inspect.isroutine(function) or hasattr(function, "__wrapped__"):
+        return function
+    return type(function).__call__
 
 
 def _names(function: Any) -> dict[str, Any]:
@@ -148,6 +156,8 @@ def _prepared(annotation: Any, codec: Any) -> Any:
         return Any
     if isinstance(annotation, typing.NewType):
         return _prepared(annotation.__supertype__, codec)
+    if type(annotation).__name__ == "TypeAliasType":  # that of typing, or of typing_extensions
+        return _prepared(annotation.__value__, codec)
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal or not parts:
         return annotation

@@ -100,7 +100,7 @@ def difference(value: Any, back: Any, encode: Callable[[Any], bytes] | None) -> 
 def named(kind: type) -> str:
     """Return how a message names a type, with an article."""
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
+    return f"{'an' if name[:1] in 'aeio' else 'a'} {name}"
 
 
 def _alike(value: Any, back: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ..keys import describe
-from .annotations import decoder_for, encode_hook, resolve_return_type
+from .annotations import decoder_for, encode_hook, resolve_return_type, return_annotation
 from .base import LARGEST, Serializer, flag, limit
 
 __all__ = ["JSONSerializer", "MessagePackSerializer"]
@@ -51,7 +51,7 @@ class _TypedSerializer(Serializer):
         function, many = self._function
         annotation: Any = "of its return"
         try:
-            annotation = getattr(function, "__annotations__", {}).get("return")
+            annotation = return_annotation(function)
             annotation = resolve_return_type(function, many)
             decode = decoder_for(annotation, self._format) or self._plain
         except Exception as error:  # noqa: BLE001 - to resolve an annotation runs what stands in it
