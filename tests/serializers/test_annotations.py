@@ -266,9 +266,7 @@ def test_a_bound_serializer_leaves_the_one_that_it_was_made_of_as_it_is() -> Non
     ],
     ids=str,
 )
-def test_unions_that_msgspec_refuses_are_decoded_wherever_they_are(
-    annotation: Any, payload: bytes, expected: Any
-) -> None:
+def test_unions_that_msgspec_refuses_are_decoded_anywhere(annotation: Any, payload: bytes, expected: Any) -> None:
     assert bound("json", annotation).loads(payload) == expected
 
 
