@@ -33,7 +33,7 @@ __all__ = ["FAILURES", "FileAccess", "checked_path"]
 T = TypeVar("T")
 
 FIRST_PAUSE: Final = 0.0002
-LONGEST_PAUSE: Final = 0.01
+LONGEST_PAUSE: Final = 0.001
 """Seconds between two looks whether another process has let go of the file's lock."""
 
 _TRIES: Final = 20
@@ -216,9 +216,19 @@ class FileAccess:
                 raise OSError(errno.EROFS, "the file may only be read", self.path)
         log = view.log
         if not log.try_lock():
+            # What others write is read while they write: not later, when they have to wait for that.
+            size = log.size()
+            if size is not None and size > view.position:
+                self._catch_up(view, size, self._now(view), final=False)
             return None
         # Only now: whoever held the lock may have put another file in the place of this one.
         size = log.size()
+        if size is not None and size - view.position > LARGE:
+            log.unlock()  # as above: so much is not read with the lock held
+            self._catch_up(view, size, self._now(view), final=False)
+            if not log.try_lock():
+                return None
+            size = log.size()
         if size is None or size < view.position:
             log.unlock()
             self._open()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..forks import fork_safe_lock
 from .access import FAILURES
-from .frames import HEAD, Flags, Kind, decode_text, encode_text
+from .frames import HEAD, Kind, decode_text, encode_text
 from .logfile import LogFile, Piece, store_error
 from .replay import TOLERANCE, Item, Leases, View
 
@@ -105,7 +105,8 @@ class Compaction:
             if garbage > live + SMALLEST and view.log.writable:
                 self._next = view.size + max(SMALLEST, live)  # if it fails, not at once again
                 return True
-            self._next = view.size + max(SMALLEST, live - garbage)
+            # What lives now may have expired by then: so not much later, however much of it there is.
+            self._next = view.size + max(SMALLEST, min(live - garbage, view.size // 4))
             return False
 
     def now(self) -> bool:
@@ -283,7 +284,7 @@ def _same(log: LogFile, piece: Piece, now: float) -> Item | None:
         current = head.made <= now + TOLERANCE
         value = _value(log, piece.offset, piece.end - piece.offset, key) if current else None
         return value or Item(Kind.DELETE, key)
-    return Item(Kind(head.kind), key, piece.meta, b"", Flags(head.flags), head.made, head.until)
+    return Item(Kind(head.kind), key, piece.meta, b"", head.flags, head.made, head.until)
 
 
 def _remove(new: LogFile) -> None:

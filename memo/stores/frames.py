@@ -25,7 +25,7 @@ import hmac
 import os
 import struct
 from collections.abc import Sequence
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
@@ -111,8 +111,8 @@ class Kind(IntEnum):
     VOID = 7  # of no value: what is at the key stays, but no load that began before fills it
 
 
-class Flags(IntFlag):
-    """What else is known of a record."""
+class Flags:
+    """What else is known of a record: plain ints, since to combine an enum's takes longer than to pack a record."""
 
     NUMBER = 1  # the payload is the pickle of an int or a float, so that to load it runs nobody's code
     RICH = 2  # the meta has windows and tags

@@ -18,6 +18,8 @@ from .patterns import compile_pattern
 
 __all__ = ["Item", "Leases", "View"]
 
+_VALUE: Final = int(Kind.VALUE)
+
 TOLERANCE: Final = 0.5
 """Seconds by which a clock may run backwards, or a record be of the future, before that means something."""
 
@@ -138,9 +140,16 @@ class View:
     def _read(self, piece: Piece, now: float) -> bool:
         head = piece.head
         assert head is not None
+        current = head.made <= now + TOLERANCE
         try:
+            if current and head.kind == _VALUE and not head.flags & Flags.RICH:  # nearly all of a log is that
+                key = decode_text(piece.key)
+                self.leases.void(key)
+                owner = decode_text(piece.meta) if piece.meta else ""
+                self.index.put(key, piece.offset, piece.end - piece.offset, owner, head.until, (), None)
+                return True
             item = Item(Kind(head.kind), decode_text(piece.key), piece.meta, b"", head.flags, head.made, head.until)
-            self._enter(item, piece.offset, piece.end - piece.offset, head.made <= now + TOLERANCE)
+            self._enter(item, piece.offset, piece.end - piece.offset, current)
         except (ValueError, struct.error):
             return False  # checked and yet nonsense: somebody has made it so
         return True
