@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 from . import drivers
 from .aside import Plan
 from .clock import seconds
-from .desks import Desk, Filling, guarded
+from .desks import Desk, Filling, Seat, guarded
 from .entry import ABSENT, DEFAULT, MISSING, Lease, Reading
 from .errors import OptionError
 from .flight import Flight, TaskFlight, inside
@@ -35,11 +35,13 @@ __all__ = [
     "expiry",
     "fetch",
     "fetch_async",
+    "found",
 ]
 
 LINES_APART: Final = 60.0
 """Seconds between two log lines of one kind: an outage must not fill a disk."""
 
+_encode: Final = json.JSONEncoder(allow_nan=False).encode
 _POLICY: Final = Policy(DEFAULT, cache_none=False, cache_if=None, name="the classic interface")
 
 
@@ -157,6 +159,9 @@ class Visit:
         ledger: where the call counts.
         key: as Redis has it.
         expires: what SET is told of the ttl.
+        seat: of the key; whoever has entered it leaves it.
+        seen: how many loads had landed there before GET.
+        down: GET failed, and so there is no SET: what is down is not asked twice in one call.
     """
 
     __slots__ = ("client", "desk", "down", "expires", "flights", "key", "ledger", "seat", "seen")
@@ -164,37 +169,26 @@ class Visit:
     local = False
     default_ttl = None
 
-    def __init__(self, desk: Desk, client: Any, ledger: Ledger, key: str, expires: dict[str, int]) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        client: Any,
+        ledger: Ledger,
+        key: str,
+        expires: dict[str, int],
+        seat: Seat,
+        seen: int,
+        down: bool,
+    ) -> None:
         self.client = client
         self.ledger = ledger
         self.key = key
         self.expires = expires
         self.desk = desk
         self.flights = desk.flights
-        self.seat = desk.seat(key)
-        self.seen = self.seat.landed  # before GET
-        self.down = False  # GET failed: what is down is not asked twice in one call
-
-    # -- what was read -------------------------------------------------------------------------------------------------
-
-    def failed(self, error: Exception) -> None:
-        """Note that GET failed."""
-        self.down = True
-        self.ledger._failed("read", error, "the data source is asked, and its result is not cached")
-
-    def found(self, payload: Any) -> Any:
-        """Return the value in a payload, or None if there is none; count a hit or a miss."""
-        value = None
-        if payload is not None:
-            try:
-                value = json.loads(payload)
-            except Exception as error:  # noqa: BLE001 - whatever it is that stands there, it is no value
-                self.ledger._failed("decode", error, "what stands at the key is not JSON, and counts as a miss")
-        if value is None:
-            self.ledger._missed()
-        else:
-            self.ledger._hit()
-        return value
+        self.seat = seat
+        self.seen = seen
+        self.down = down
 
     def load(self, key: str, source: Callable[[str], Any]) -> Any:
         """Return what the data source says of `key`, from this call's load or from one that another has begun."""
@@ -327,7 +321,7 @@ class Visit:
         if self.down:
             return None
         try:
-            return json.dumps(value, allow_nan=False)
+            return _encode(value)
         except Exception as error:  # noqa: BLE001 - whatever it is that JSON has no words for
             self.ledger._failed("encode", error, "JSON has no such value: the result is returned and not cached")
             return None
@@ -339,12 +333,16 @@ class Visit:
             if seat.lease is not lease or seat.filling is not None or self.desk.seats.get(self.key) is not seat:
                 return None
             seat.filling = filling = Filling(loop)
+            seat.calls += 1
             return filling
 
     def _end(self, filling: Filling, lease: Any, value: Any) -> None:
-        self.seat.filling = None  # at first, and by no call: a Ctrl-C finds no place to come in before it
-        self._land(lease, value)
-        filling.over.set_result(None)
+        filling.over = True  # at first, and by no call: a Ctrl-C finds no place to come in before it
+        with guarded:
+            self.seat.filling = None
+            self._land(lease, value)
+            self.desk.leave(self.key, self.seat)
+        filling.end()
 
     def _land(self, lease: Any, value: Any) -> None:
         """Let calls that began before, and have found nothing, have the value, if it was not invalidated."""
@@ -356,25 +354,80 @@ class Visit:
                 seat.landed += 1
 
 
-def fetch(visit: Visit, key: str, source: Callable[[str], Any]) -> Any:
-    """Return what Redis has, or what the data source says of `key`."""
+def found(ledger: Ledger, payload: Any) -> Any:
+    """Return the value in what GET returned, or None if there is none; count a hit or a miss."""
+    value = None
+    if payload is not None:
+        try:
+            value = json.loads(payload)
+        except Exception as error:  # noqa: BLE001 - whatever it is that stands there, it is no value
+            ledger._failed("decode", error, "what stands at the key is not JSON, and counts as a miss")
+    if value is None:
+        ledger._missed()
+    else:
+        ledger._hit()
+    return value
+
+
+def fetch(
+    desk: Desk,
+    client: Any,
+    ledger: Ledger,
+    key: str,
+    name: str,
+    source: Callable[[str], Any],
+    expires: dict[str, int],
+) -> Any:
+    """Return what Redis has, or what the data source says.
+
+    Args:
+        desk: of the client.
+        client: what commands are given to.
+        ledger: where the call counts.
+        key: what the data source is asked for.
+        name: the key as Redis has it.
+        source: the data source.
+        expires: what SET is told of the ttl.
+    """
+    seat = desk.enter(name)
     try:
-        payload = visit.client.get(visit.key)
-    except Exception as error:  # noqa: BLE001 - of whatever class: not all of the client's are RedisErrors
-        visit.failed(error)
-        payload = None
-    value = visit.found(payload)
-    return visit.load(key, source) if value is None else value
+        seen, down, payload = seat.landed, False, None
+        try:
+            payload = client.get(name)
+        except Exception as error:  # noqa: BLE001 - of whatever class: not all of the client's are RedisErrors
+            down = True
+            ledger._failed("read", error, "the data source is asked, and its result is not cached")
+        value = found(ledger, payload)
+        if value is None:
+            return Visit(desk, client, ledger, name, expires, seat, seen, down).load(key, source)
+        return value
+    finally:
+        desk.leave(name, seat)
 
 
-async def fetch_async(visit: Visit, key: str, source: Callable[[str], Awaitable[Any]]) -> Any:
+async def fetch_async(
+    desk: Desk,
+    client: Any,
+    ledger: Ledger,
+    key: str,
+    name: str,
+    source: Callable[[str], Awaitable[Any]],
+    expires: dict[str, int],
+) -> Any:
     """Do what `fetch` does, awaited."""
+    seat = desk.enter(name)
     try:
-        payload = visit.client.get(visit.key)
-        if hasattr(payload, "__await__"):  # a stand-in made by AsyncMock(spec=...) may answer at once
-            payload = await payload
-    except Exception as error:  # noqa: BLE001 - as in fetch
-        visit.failed(error)
-        payload = None
-    value = visit.found(payload)
-    return await visit.aload(key, source) if value is None else value
+        seen, down, payload = seat.landed, False, None
+        try:
+            payload = client.get(name)
+            if hasattr(payload, "__await__"):  # a stand-in made by AsyncMock(spec=...) may answer at once
+                payload = await payload
+        except Exception as error:  # noqa: BLE001 - as in fetch
+            down, payload = True, None
+            ledger._failed("read", error, "the data source is asked, and its result is not cached")
+        value = found(ledger, payload)
+        if value is None:
+            return await Visit(desk, client, ledger, name, expires, seat, seen, down).aload(key, source)
+        return value
+    finally:
+        desk.leave(name, seat)

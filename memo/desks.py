@@ -1,7 +1,7 @@
 """What a process knows of a client that somebody hands in, and of its keys; this module gives it one command: DEL.
 
 Redis holds no lease: leases and loads in progress are of this process and of one client. All that is known of a key
-stands on its seat, which is there as long as some call is at that key. What one process promises of it:
+stands on its seat, which is there while some call is at that key. What one process promises of it:
 
 1. A's load begins, with the seat's lease   2. the source changes   3. B invalidates: it takes the lease away, then DEL
 4. A's load ends, and finds its lease gone: no SET
@@ -40,28 +40,42 @@ guarded: Final = fork_safe_lock()
 class Filling:
     """A SET on its way: whoever invalidates its key waits until it is over."""
 
-    __slots__ = ("loop", "over", "overtaken", "thread")
+    __slots__ = ("loop", "over", "overtaken", "thread", "waiters")
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self.loop = loop
         self.thread = get_ident()
         self.overtaken = False  # written by the thread of the SET alone: an invalidation came in its midst
-        self.over: Future[None] = Future()
-        self.over.set_running_or_notify_cancel()  # so that no waiter's cancellation cancels it
+        self.over = False
+        self.waiters: list[Future[None]] = []  # appended to before `over` is looked at, and read after it is written
 
-    def dead(self) -> bool:
-        """Whether nobody will ever say that it is over: its event loop is gone."""
-        return self.loop is not None and (self.loop.is_closed() or not self.loop.is_running())
+    def wait(self) -> Future[None]:
+        """Return what is done when this is over, or is already."""
+        waiter: Future[None] = Future()
+        waiter.set_running_or_notify_cancel()  # so that no cancellation of a task cancels it
+        self.waiters.append(waiter)
+        return waiter
+
+    def end(self) -> None:
+        """Tell everyone that it is over."""
+        self.over = True
+        for waiter in self.waiters:
+            waiter.set_result(None)
+
+    def pending(self) -> bool:
+        """Whether it is not over, and somebody is going to say so: its event loop is not gone."""
+        return not self.over and (self.loop is None or (self.loop.is_running() and not self.loop.is_closed()))
 
 
 class Seat:
     """What calls at one key have in common while there are any; guarded by `guarded`."""
 
-    __slots__ = ("__weakref__", "filling", "landed", "lease", "value")
+    __slots__ = ("calls", "filling", "landed", "lease", "value")
 
     def __init__(self) -> None:
+        self.calls = 0  # that are at the key, and SETs on their way there; with the last one the seat goes
         self.lease: Lease | None = None  # that of the load in progress; an invalidation takes it away
-        self.filling: Filling | None = None  # None: no SET is on its way; that is written without the lock
+        self.filling: Filling | None = None  # None: no SET is on its way
         self.landed = 0  # loads that have ended with their lease
         self.value: Any = MISSING  # of the last one, unless it was invalidated; only for calls that began before it
 
@@ -73,17 +87,25 @@ class Desk:
 
     def __init__(self) -> None:
         self.flights: dict[str, Flight] = {}  # the loads in progress, by key as Redis has it
-        self.seats: weakref.WeakValueDictionary[str, Seat] = weakref.WeakValueDictionary()
+        self.seats: dict[str, Seat] = {}
 
-    def seat(self, key: str) -> Seat:
-        """Return the seat of a key; it lasts as long as somebody holds it."""
+    def enter(self, key: str) -> Seat:
+        """Return the seat of a key, for a call that is going to `leave` it."""
         with guarded:
             seat = self.seats.get(key)
             if seat is None:
                 self.seats[key] = seat = Seat()
+            seat.calls += 1
             return seat
 
-    def void(self, key: str | None = None) -> list[tuple[Seat, Filling]]:
+    def leave(self, key: str, seat: Seat) -> None:
+        """Take back `enter`."""
+        with guarded:
+            seat.calls -= 1
+            if not seat.calls and self.seats.get(key) is seat:
+                del self.seats[key]
+
+    def void(self, key: str | None = None) -> list[Filling]:
         """Let no load that has begun fill a key, None: any key; return the SETs that are on their way.
 
         Those are to be waited for before DEL.
@@ -96,7 +118,7 @@ class Desk:
                     seat.lease = None
                     seat.value = MISSING
                     if seat.filling is not None:
-                        fillings.append((seat, seat.filling))
+                        fillings.append(seat.filling)
             return fillings
 
     def invalidate(self, client: Any, key: str) -> bool:
@@ -112,23 +134,24 @@ class Desk:
         return bool(await answer if hasattr(answer, "__await__") else answer)
 
 
-def settle(fillings: Sequence[tuple[Seat, Filling]]) -> None:
+def settle(fillings: Sequence[Filling]) -> None:
     """Wait until those SETs are over."""
-    for seat, filling in fillings:
+    for filling in fillings:
         if filling.thread == get_ident():
             # In the midst of this thread's own SET: a signal handler or a finalizer. It cannot wait, so the SET is
             # followed by a DEL.
             filling.overtaken = True
             continue
-        while seat.filling is filling and not filling.dead():
-            wait_for([filling.over], timeout=POLL)
+        over = filling.wait()
+        while filling.pending():
+            wait_for([over], timeout=POLL)
 
 
-async def asettle(fillings: Sequence[tuple[Seat, Filling]]) -> None:
+async def asettle(fillings: Sequence[Filling]) -> None:
     """Do what `settle` does, awaited."""
-    for seat, filling in fillings:
-        over = asyncio.wrap_future(filling.over)
-        while seat.filling is filling and not filling.dead():
+    for filling in fillings:
+        over = asyncio.wrap_future(filling.wait())
+        while filling.pending():
             await asyncio.wait([over], timeout=POLL)
 
 
@@ -152,7 +175,7 @@ def desk_of(client: Any) -> Desk:
 def _child() -> None:
     for _, desk in list(_desks.values()):
         desk.flights.clear()
-        desk.seats = weakref.WeakValueDictionary()  # a SET on its way is the parent's
+        desk.seats.clear()  # a SET on its way is the parent's
 
 
 in_child(_child)

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from .classic import Ledger, Visit, checked_client, checked_source, checked_text, expiry, fetch
+from .classic import Ledger, Visit, checked_client, checked_source, checked_text, expiry, fetch, found
 from .desks import desk_of, guarded, settle
 from .errors import OptionError
 from .stores.base import Duration
@@ -87,8 +87,8 @@ def get_cached_data(
     """
     checked_client(client, awaits=False)
     checked_source(data_source)
-    visit = Visit(desk_of(client), client, _ledger(client), _name(key, prefix), expiry(ttl))
-    result: T = fetch(visit, key, data_source)
+    name, expires = _name(key, prefix), expiry(ttl)
+    result: T = fetch(desk_of(client), client, _ledger(client), key, name, data_source, expires)
     return result
 
 
@@ -128,32 +128,39 @@ async def get_multiple_cached(
     checked_source(data_source_coro)
     if isinstance(keys, str):
         raise OptionError(f"keys={keys!r}: allowed are several keys, as a list")
-    desk, ledger, expires = desk_of(client), _ledger(client), expiry(ttl)
-    visits = {key: Visit(desk, client, ledger, _name(key, prefix), expires) for key in keys}
-    if not visits:
+    names, expires = {key: _name(key, prefix) for key in keys}, expiry(ttl)
+    if not names:
         return {}
+    desk, ledger = desk_of(client), _ledger(client)
+    seats = {name: desk.enter(name) for name in names.values()}
     try:
-        answer = client.mget([visit.key for visit in visits.values()])
-        # A stand-in made by AsyncMock(spec=...) may answer at once.
-        payloads = list(await answer if hasattr(answer, "__await__") else answer)
-        if len(payloads) != len(visits):
-            raise ValueError(f"{len(payloads)} answers")
-    except Exception as error:  # noqa: BLE001 - of whatever class: not all of the client's are RedisErrors
-        payloads = [None] * len(visits)
-        ledger._failed("read", error, "the data source is asked, and its results are not cached")
-        for visit in visits.values():
-            visit.down = True
-    found = {key: visit.found(payload) for (key, visit), payload in zip(visits.items(), payloads, strict=True)}
-    missing = [key for key, value in found.items() if value is None]
-    loads = [visits[key].aload(key, data_source_coro) for key in missing]
-    answers = await asyncio.gather(*loads, return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
+        seen = {name: seat.landed for name, seat in seats.items()}
+        down, payloads = False, [None] * len(names)
+        try:
+            answer = client.mget(list(names.values()))
+            # A stand-in made by AsyncMock(spec=...) may answer at once.
+            answers = list(await answer if hasattr(answer, "__await__") else answer)
+            payloads = [answers[at] for at in range(len(names))]
+        except Exception as error:  # noqa: BLE001 - of whatever class: not all of the client's are RedisErrors
+            down = True
+            ledger._failed("read", error, "the data source is asked, and its results are not cached")
+        values = {key: found(ledger, payload) for key, payload in zip(names, payloads, strict=True)}
+        missing = {key: names[key] for key, value in values.items() if value is None}
+        loads = [
+            Visit(desk, client, ledger, name, expires, seats[name], seen[name], down).aload(key, data_source_coro)
+            for key, name in missing.items()
+        ]
+        results = await asyncio.gather(*loads, return_exceptions=True)
+    finally:
+        for name, seat in seats.items():
+            desk.leave(name, seat)
+    for result in results:
+        if isinstance(result, BaseException):
             try:
-                raise answer
+                raise result
             finally:
-                del answer, answers  # the error's traceback holds this frame, which must not hold the error
-    return found | dict(zip(missing, answers, strict=True))
+                del result, results  # the error's traceback holds this frame, which must not hold the error
+    return values | dict(zip(missing, results, strict=True))
 
 
 # -- invalidating ------------------------------------------------------------------------------------------------------

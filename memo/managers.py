@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .classic import Ledger, Visit, checked_client, checked_source, checked_text, expiry, fetch, fetch_async
+from .classic import Ledger, checked_client, checked_source, checked_text, expiry, fetch, fetch_async
 from .clock import seconds
 from .desks import desk_of, guarded
 from .errors import OptionError
@@ -161,11 +161,6 @@ class _Manager(Ledger):
             calls = self.hits + self.misses
             return self.hits / calls if calls else 0.0
 
-    def _visit(self, key: str, source: Any, ttl: Duration | None) -> Visit:
-        checked_source(source)
-        name = self._prefix + checked_text(key, "key")
-        return Visit(self._desk, self._client, self, name, self._expires if ttl is None else expiry(ttl))
-
 
 class CacheAsideManager(_Manager):
     """Cache-aside over a blocking Redis client: what is in Redis, else what a data source says, kept for the next call.
@@ -204,7 +199,10 @@ class CacheAsideManager(_Manager):
             OptionError: an argument is not allowed.
             RecursiveLoadError: the data source waits for its own result.
         """
-        result: T = fetch(self._visit(key, data_source, ttl), key, data_source)
+        checked_source(data_source)
+        name = self._prefix + checked_text(key, "key")
+        expires = self._expires if ttl is None else expiry(ttl)
+        result: T = fetch(self._desk, self._client, self, key, name, data_source, expires)
         return result
 
     def invalidate(self, key: str) -> bool:
@@ -256,7 +254,10 @@ class AsyncCacheAsideManager(_Manager):
             OptionError: an argument is not allowed.
             RecursiveLoadError: the data source waits for its own result.
         """
-        result: T = await fetch_async(self._visit(key, data_source, ttl), key, data_source)
+        checked_source(data_source)
+        name = self._prefix + checked_text(key, "key")
+        expires = self._expires if ttl is None else expiry(ttl)
+        result: T = await fetch_async(self._desk, self._client, self, key, name, data_source, expires)
         return result
 
     async def invalidate(self, key: str) -> bool:
