@@ -167,6 +167,8 @@ class _Comparison:
         state, other = _state(value, shape), _state(back, shape)
         for name in {**state, **other}:
             one, two = state.get(name, _ABSENT), other.get(name, _ABSENT)
+            if _alike(one, two):
+                continue
             if one is _ABSENT or two is _ABSENT:
                 return f".{name}: the attribute would {'come back too' if one is _ABSENT else 'be lost'}"
             found = self.difference(one, two)
@@ -259,7 +261,9 @@ def _shape(kind: type) -> _Shape:
 
 def _state(value: Any, shape: _Shape) -> dict[str, Any]:
     """Return what an instance has in its slots and in its `__dict__`, without what it has computed from the rest."""
-    own = getattr(value, "__dict__", {})
+    own: dict[str, Any] = getattr(value, "__dict__", {})
+    if not shape.slots and not shape.computed:
+        return own
     state = {name: held for name, held in own.items() if name not in shape.computed}
     for name, descriptor in shape.slots.items():
         with contextlib.suppress(AttributeError):  # nothing is in the slot
