@@ -14,6 +14,7 @@ import pytest
 import memo
 from memo import MISSING, OptionError, PickleFileStore, StoreError, UnkeyableError, cache_aside, cache_aside_many
 from memo.stores import logfile
+from memo.stores.filespace import FileSpace
 
 NIGHTLY = os.environ.get("MEMO_PROFILE") == "nightly"
 
@@ -467,16 +468,18 @@ def test_of_many_ids_one_value_that_cannot_be_stored_does_not_hinder_the_others(
 @pytest.mark.parametrize("error", [OSError(5, "broken"), StoreError("down"), BlockingIOError(), MemoryError()])
 def test_many_ids_are_loaded_where_the_file_cannot_be_read(store, monkeypatch, error):
     many = cache_aside_many(store=store, namespace="many", ttl=None)(lambda ids: dict.fromkeys(ids, 1))
+    single = cache_aside(store=store, namespace="single", ttl=None)(lambda x: x)
 
     def fail(*args: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(PickleFileStore, "_look", fail)
-    monkeypatch.setattr(PickleFileStore, "_look_locked", fail)
+    monkeypatch.setattr(logfile.LogFile, "size", fail)
     assert many([1, 2]) == {1: 1, 2: 1}
     assert many.refresh([1]) == {1: 1}
+    assert (single(1), single.refresh(1)) == (1, 1)
     if not isinstance(error, BlockingIOError):
-        assert {"read", "fill"} <= set(many.stats().errors)
+        assert set(many.stats().errors) == {"read", "fill"}
+        assert single.stats().errors == {"read": 1, "fill": 2}
         with pytest.raises(StoreError):
             many.peek(1)
         with pytest.raises(StoreError):
@@ -485,6 +488,57 @@ def test_many_ids_are_loaded_where_the_file_cannot_be_read(store, monkeypatch, e
     monkeypatch.undo()
     assert many([1, 2]) == {1: 1, 2: 1}
     assert many.peek(1) == 1
+
+
+def test_of_many_ids_what_another_process_has_just_loaded_is_not_loaded_again(store, make, monkeypatch):
+    """It landed between the first look and the second one."""
+    asked = []
+
+    def load(ids):
+        asked.append(list(ids))
+        return {each: each for each in ids}
+
+    many = cache_aside_many(store=store, namespace="many", ttl=None)(load)
+    theirs = cache_aside_many(store=make(), namespace="many", ttl=None)(load)
+    take_many = FileSpace.take_many
+
+    def after_another(self: Any, calls: Any, renew: bool) -> Any:
+        monkeypatch.setattr(FileSpace, "take_many", take_many)
+        theirs([2])
+        return take_many(self, calls, renew)
+
+    monkeypatch.setattr(FileSpace, "take_many", after_another)
+    assert many([1, 2]) == {1: 1, 2: 2}
+    assert asked == [[2], [1]]
+
+
+async def test_a_large_value_is_read_in_a_worker_thread(store):
+    calls = []
+
+    @cache_aside(store=store, namespace="large", ttl=None)
+    async def large(x):
+        calls.append(x)
+        return bytes(200_000)
+
+    for _ in range(3):
+        assert await large(1) == bytes(200_000)
+    assert await large.refresh(1) == await store.aget("large(1)") == bytes(200_000)
+    assert calls == [1, 1]
+    await large.invalidate(1)
+    store.set("large(1)", bytes(200_000))
+    assert await large(1) == bytes(200_000)
+    assert calls == [1, 1, 1], "it is another's"
+
+
+def test_a_space_whose_function_is_gone_counts_no_more(store):
+    f = cache_aside(store=store, namespace="f", ttl=None)(lambda x: x)
+    f(1)
+    space, counters = f._self_memoized.attached(), f._self_memoized.counters
+    assert space.join(counters.hits, counters.misses)
+    del f
+    store.set("a", 1)
+    assert not space.join(counters.hits, counters.misses)
+    assert (store.stats().hits, store.stats().misses) == (0, 1)
 
 
 # -- a result that is not kept -----------------------------------------------------------------------------------------
