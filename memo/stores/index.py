@@ -110,8 +110,8 @@ class Index:
         """Let a key lead to a record, which becomes the most recently used one."""
         number = self._numbers.get(owner)
         if number is None:
-            number = self._numbers[owner] = len(self._owners)
-            self._owners.append(owner)
+            self._owners.append(owner)  # first: a Ctrl-C in between leaves no number without an owner
+            number = self._numbers[owner] = len(self._owners) - 1
         bits = _NEVER if until == math.inf else _BITS.unpack(_DOUBLE.pack(until))[0]
         place = offset << _OFFSET | length << _LENGTH | number << _OWNER | bits
         before = self._places.pop(key, None) if self._ordered else self._places.get(key)
