@@ -250,6 +250,15 @@ def test_a_client_tells_the_server_user_and_password(redis_servers):
         client.close()
 
 
+def test_without_a_server_these_tests_fail_and_say_what_to_install(redis_server, monkeypatch):
+    module = sys.modules[type(redis_server).__module__]
+    monkeypatch.delenv("MEMO_REDIS_SERVER", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(pytest.fail.Exception, match="apt-get install redis-server"):
+        module.executable()
+
+
 def python(code, **environment):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment)
     assert done.returncode == 0, done.stderr
