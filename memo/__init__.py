@@ -39,7 +39,7 @@ from .managers import AsyncCacheAsideManager, CacheAsideManager, CacheConfig, Ca
 from .many import cache_aside_many
 from .report import Report, report
 from .serializers import CompressedSerializer, JSONSerializer, MessagePackSerializer, PickleSerializer
-from .stores import CustomStore, MemoryStore, NullStore, PickleFileStore, Record, Store, escape_pattern
+from .stores import CustomStore, MemoryStore, NullStore, PickleFileStore, Record, RedisStore, Store, escape_pattern
 from .switching import disabled, override
 
 __version__ = "0.1.0.dev0"
@@ -68,6 +68,7 @@ __all__ = [
     "PickleSerializer",
     "Record",
     "RecursiveLoadError",
+    "RedisStore",
     "Report",
     "SerializationError",
     "SnapshotError",

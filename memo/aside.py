@@ -46,6 +46,7 @@ __all__ = [
     "Call",
     "Fill",
     "Load",
+    "Pause",
     "Plan",
     "Read",
     "Release",
@@ -69,6 +70,7 @@ class Plan:
     counters: FunctionCounters
     single_flight: bool
     wait_timeout: float | None
+    fleet: bool = False
 
 
 @final
@@ -120,10 +122,21 @@ class Behind:
 class Load:
     """Perform `load` for the caller; the answer is its Outcome."""
 
-    __slots__ = ("joinable",)
+    __slots__ = ("joinable", "lease")
 
-    def __init__(self, joinable: bool) -> None:
+    def __init__(self, joinable: bool, lease: Any = None) -> None:
         self.joinable = joinable  # the caller's flight is registered, and others may be waiting for it
+        self.lease = lease  # that the caller's read has made; None: it has made none
+
+
+@final
+class Pause:
+    """Wait some seconds, for what another process does; the answer is ignored."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
 
 
 @final
@@ -150,8 +163,12 @@ GONE: Final = object()
 
 _ONE_SHOT: Final = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 
+FIRST_PAUSE: Final = 0.01
+LONGEST_PAUSE: Final = 0.2
+"""Seconds between two looks whether another process has finished its load."""
+
 StoreCommand = Read | Take | Fill | Release
-Command = StoreCommand | Call | Load | Wait | Behind
+Command = StoreCommand | Call | Load | Wait | Behind | Pause
 Perform = Callable[[Plan, Flight, StoreCommand], Any]
 
 
@@ -211,7 +228,9 @@ def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Ge
         reading = yield READ
         if reading.value is not MISSING:
             return (yield from _served(plan, reading))
-    outcome: Outcome = (yield from load(plan, mine, renew=False)) if inline else (yield Load(joinable))
+    # Where the read itself has made the lease there was nothing, and nobody else can have landed with it.
+    lease = reading.lease if reading.taken else None
+    outcome: Outcome = (yield from load(plan, mine, False, None, lease)) if inline else (yield Load(joinable, lease))
     return (yield from _rescued(plan, outcome))
 
 
@@ -257,7 +276,9 @@ def behind(plan: Plan, flight: Flight) -> Generator[Command, Any, Outcome]:
     return (yield from load(plan, flight, renew=False))
 
 
-def load(plan: Plan, flight: Flight, renew: bool, perform: Perform | None = None) -> Generator[Command, Any, Outcome]:
+def load(
+    plan: Plan, flight: Flight, renew: bool, perform: Perform | None = None, lease: Any = None
+) -> Generator[Command, Any, Outcome]:
     """Load one key; return the outcome.
 
     Args:
@@ -265,15 +286,20 @@ def load(plan: Plan, flight: Flight, renew: bool, perform: Perform | None = None
         flight: the call; the lease that its load has begun with is written on it.
         renew: load even if there is a value, and let no load that began earlier fill the key.
         perform: how the driver performs a Take or a Fill, if it need not suspend for that; None: they are yielded.
+        lease: one that the caller's read has made; None: it is taken here.
     """
-    take = RENEW if renew else TAKE
-    reading: Reading | Lease = (yield take) if perform is None else perform(plan, flight, take)
-    if reading.value is not MISSING:
-        return Found(reading.value)
+    if lease is None:
+        take = RENEW if renew else TAKE
+        reading: Reading | Lease = (yield take) if perform is None else perform(plan, flight, take)
+        if plan.fleet and not renew:
+            reading = yield from _led_elsewhere(plan, reading)
+        if reading.value is not MISSING:
+            return Found(reading.value)
+        lease = reading if type(reading) is Lease else reading.lease
     # The lease before `begun`: a caller that reads them the other way round never sees a load without its lease.
-    flight.lease = lease = reading if type(reading) is Lease else reading.lease
+    flight.lease = lease
     flight.begun = True
-    if reading is UNREAD:
+    if lease is UNREAD.lease:
         lease = None
     outcome: Outcome = yield CALL
     counters, value = plan.counters, outcome.value
@@ -302,6 +328,21 @@ def load(plan: Plan, flight: Flight, renew: bool, perform: Perform | None = None
         elif not stored:
             counters.refused.tick()
     return outcome
+
+
+def _led_elsewhere(plan: Plan, reading: Any) -> Generator[Command, Any, Any]:
+    """Wait while another process loads the key; return the reading with which to go on.
+
+    It is not told when that process is done, so it looks, ever less often. Whoever is killed is waited for until the
+    placeholder is over.
+    """
+    pause, waited = FIRST_PAUSE, 0.0
+    while type(reading) is Reading and reading.held and (plan.wait_timeout is None or waited < plan.wait_timeout):
+        plan.counters.waits.tick()
+        yield Pause(pause)
+        waited, pause = waited + pause, min(pause * 1.5, LONGEST_PAUSE)
+        reading = yield TAKE
+    return reading
 
 
 def _one_shot(name: str, value: Any) -> TypeError:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from . import aside
-from .aside import BEHIND, CALL, GONE, TIMED_OUT, Fill, Load, Plan, Read, Take, Wait
+from .aside import BEHIND, CALL, GONE, TIMED_OUT, Fill, Load, Pause, Plan, Read, Take, Wait
 from .background import LONGEST, background
 from .entry import UNREAD
 from .flight import STARTED, Failure, Flight, Outcome, TaskFlight, collecting, inside, phase
@@ -91,6 +91,8 @@ def run(plan: Plan, mine: Flight, first: Reading | None, way: Way | None = None)
                 answer = _wait(plan, command.flight)
             elif command is BEHIND:
                 renew(plan, mine)
+            elif type(command) is Pause:
+                time.sleep(command.seconds)
             else:
                 answer = _perform(plan, mine, command)
     except StopIteration as stop:
@@ -173,7 +175,11 @@ async def lookup_async(plan: Plan, mine: TaskFlight, first: Reading | None) -> A
         while True:
             command = steps.send(answer)
             if type(command) is Load:
-                answer = await (_lead(plan, mine) if command.joinable else _load_async(plan, mine))
+                answer = await (
+                    _lead(plan, mine, lease=command.lease)
+                    if command.joinable
+                    else _load_async(plan, mine, lease=command.lease)
+                )
             elif command is BEHIND:
                 renew_async(plan, mine)
             elif type(command) is Wait:
@@ -244,8 +250,8 @@ async def drain_async() -> None:
         await asyncio.wait(mine)
 
 
-def _start(plan: Plan, flight: TaskFlight, way: Way | None) -> None:
-    load = _load_task(plan, flight, way)
+def _start(plan: Plan, flight: TaskFlight, way: Way | None, lease: Any = None) -> None:
+    load = _load_task(plan, flight, way, lease)
     try:
         task = asyncio.create_task(load, name=f"memo load: {plan.name}")
     except BaseException:
@@ -256,13 +262,13 @@ def _start(plan: Plan, flight: TaskFlight, way: Way | None) -> None:
     flight.task = task
 
 
-async def _lead(plan: Plan, flight: TaskFlight, way: Way | None = None) -> Any:
-    _start(plan, flight, way)
+async def _lead(plan: Plan, flight: TaskFlight, way: Way | None = None, lease: Any = None) -> Any:
+    _start(plan, flight, way, lease)
     return await _await(flight, None, entered=True)
 
 
-async def _load_task(plan: Plan, flight: TaskFlight, way: Way | None) -> None:
-    outcome = await _load_async(plan, flight, way)
+async def _load_task(plan: Plan, flight: TaskFlight, way: Way | None, lease: Any) -> None:
+    outcome = await _load_async(plan, flight, way, lease)
     flight.settle(outcome)
     error = outcome.error
     if way is aside.behind and error is not None and not outcome.private:
@@ -283,13 +289,16 @@ def _landed(flight: TaskFlight, task: asyncio.Task[None]) -> None:
         flight.settle(_died() if error is None else Failure.of(error))
 
 
-async def _load_async(plan: Plan, flight: TaskFlight, way: Way | None = None) -> Outcome:
+async def _load_async(plan: Plan, flight: TaskFlight, way: Way | None = None, lease: Any = None) -> Outcome:
     perform = _perform if flight.space.local else None
-    steps = aside.load(plan, flight, False, perform) if way is None else way(plan, flight)
+    steps = aside.load(plan, flight, False, perform, lease) if way is None else way(plan, flight)
     answer: Any = None
     try:
         while True:
             command = steps.send(answer)
+            if type(command) is Pause:
+                await asyncio.sleep(command.seconds)
+                continue
             if command is not CALL:
                 answer = await _aperform(plan, flight, command)
                 continue
@@ -370,7 +379,7 @@ def _perform(plan: Plan, flight: Flight, command: Any) -> Any:
         if type(command) is Fill:
             return space.fill(flight.key, command.lease, command.value, command.ttl, flight.tags)
         if type(command) is Read:
-            return space.read(flight.key)
+            return space.look(flight.key, flight.tags)
         return space.release(flight.key, command.lease, command.remove)
     except Exception as error:  # noqa: BLE001 - whatever a store raises, the call goes on
         return _failed(plan, command, error)
@@ -386,7 +395,7 @@ async def _aperform(plan: Plan, flight: Flight, command: Any) -> Any:
         if type(command) is Fill:
             return await space.afill(flight.key, command.lease, command.value, command.ttl, flight.tags)
         if type(command) is Read:
-            return await space.aread(flight.key)
+            return await space.alook(flight.key, flight.tags)
         return await space.arelease(flight.key, command.lease, command.remove)
     except Exception as error:  # noqa: BLE001 - as in _perform
         return _failed(plan, command, error)

@@ -179,6 +179,8 @@ class Reading(msgspec.Struct, eq=False):
     due: bool = False  # the value may be served, and is to be refreshed
     late: bool = False  # the value may be served although its time is over
     stale: Any = MISSING  # what may be served in the place of an error
+    held: bool = False  # another process may be loading the key
+    taken: bool = False  # this very read has made the lease: nothing stood at the key, and nobody else has it
 
     def __repr__(self) -> str:
         return f"Reading(value={type(self.value).__name__}, lease={self.lease!r})"

@@ -63,8 +63,11 @@ class Memoized(Placed):
             version=options["version"],
             name=name,
         )
-        if options["single_flight"] not in ("process", None):
-            raise OptionError(f"{name}: single_flight={options['single_flight']!r}: allowed are 'process' and None")
+        if options["single_flight"] not in ("process", "fleet", None):
+            raise OptionError(
+                f"{name}: single_flight={options['single_flight']!r}: allowed are 'process', 'fleet' and None"
+            )
+        self.keys.fleet = options["single_flight"] == "fleet"
         wait_timeout = options["wait_timeout"]
         self.counters = FunctionCounters(name)
         self.plan = Plan(
@@ -82,6 +85,7 @@ class Memoized(Placed):
             ),
             counters=self.counters,
             single_flight=options["single_flight"] is not None,
+            fleet=self.keys.fleet,
             wait_timeout=None if wait_timeout is None else seconds(wait_timeout, f"{name}: wait_timeout"),
         )
         self._tags = Tags(options["tags"], self.keys.binding.names, name)

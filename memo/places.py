@@ -238,6 +238,11 @@ class Placed(ABC):
                 f"{self.name}: on a store that other processes share a function is told apart by its name, and "
                 f"{self.keys.anonymous}: give it key= or namespace="
             )
+        if store.shared and self.keys.fleet and not store.fleet:
+            raise OptionError(
+                f"{self.name}: single_flight='fleet' needs a store that can have one process load for all, a "
+                f"RedisStore: give that, or single_flight='process'"
+            )
         return store
 
     # -- coming and going: the lock is held ----------------------------------------------------------------------------

@@ -40,7 +40,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 LONGEST = 500
 THIRD_PARTY = {
     "wrapt": {"decorator.py"},
-    "redis": {"managers.py"},
+    "redis": {"managers.py", "wire.py", "awire.py"},
     "click": {"cli.py"},
     "rich": {"cli.py"},
     "prometheus_client": {"prometheus.py"},

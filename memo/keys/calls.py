@@ -162,6 +162,9 @@ class CallKeys:
 
     def __init__(self, function: Any, *, key: Any, ignore: Any, namespace: str | None, version: Any, name: str) -> None:
         self.name = name
+        self.function = function
+        self.fleet = False  # whether one load is made for all processes that share a store
+        self.many = False  # whether what the function returns are mappings, of which each value has a key
         try:
             signature = inspect.signature(function)
         except (ValueError, TypeError) as error:

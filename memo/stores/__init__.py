@@ -7,5 +7,16 @@ from .memory import MemoryStore
 from .null import NullStore
 from .patterns import escape_pattern
 from .records import Record
+from .redis import RedisStore
 
-__all__ = ["CustomStore", "MemoryStore", "NullStore", "PickleFileStore", "Record", "Space", "Store", "escape_pattern"]
+__all__ = [
+    "CustomStore",
+    "MemoryStore",
+    "NullStore",
+    "PickleFileStore",
+    "Record",
+    "RedisStore",
+    "Space",
+    "Store",
+    "escape_pattern",
+]

@@ -95,6 +95,13 @@ class Space(ABC):
     def read(self, key: Any) -> Reading:
         """Return the value at `key` if it may be served, and the lease that stands there if any."""
 
+    def look(self, key: Any, tags: tuple[str, ...]) -> Reading:
+        """Do what `read` does for a call that is going to load if there is nothing.
+
+        A store to which each question is a round trip may take the lease at once, and says so in the reading.
+        """
+        return self.read(key)
+
     @abstractmethod
     def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading | Lease:
         """Return what `read` does, with a lease where there is no value; `renew`: with a new lease in any case."""
@@ -189,6 +196,10 @@ class Space(ABC):
         """Do what `read` does, awaited."""
         return await self._run(self.read, key)
 
+    async def alook(self, key: Any, tags: tuple[str, ...]) -> Reading:
+        """Do what `look` does, awaited."""
+        return await self.aread(key)
+
     async def atake(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading | Lease:
         """Do what `take` does, awaited."""
         return await self._run(self.take, key, tags, renew)
@@ -276,6 +287,9 @@ class Store(ABC):
 
     shared: bool = True
     """Whether other processes may read it: then a name must tell functions apart, and identity means nothing."""
+
+    fleet: bool = False
+    """Whether it can have one process load for all: `single_flight="fleet"`."""
 
     # Not in `__init__`, which a subclass of somebody else's may not call.
     def __new__(cls: type[S], *args: Any, **kwargs: Any) -> S:

@@ -1,0 +1,133 @@
+"""The way to one Redis server: connections, the breaker before them, and scripts that it may not know yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ...errors import OptionError, StoreError
+from .breaker import Breaker
+from .commands import Command, Refusal, Reply, Script
+from .protocol import EXTEND, FILL, RELEASE, RENEW
+
+__all__ = ["Link"]
+
+_SCRIPTS: Final[dict[Any, Script]] = {each.digest: each for each in (FILL, RELEASE, RENEW, EXTEND)}
+
+
+class Link:
+    """Sends commands to a server and returns its answers, or says with one error that there are none.
+
+    Args:
+        server: a URL, a client of redis-py, one of redis.asyncio, or a tuple of both.
+        timeout: seconds for which an operation waits.
+        connect_timeout: seconds that connecting may take.
+
+    Raises:
+        OptionError: that is no server, or redis-py is not installed.
+    """
+
+    def __init__(self, server: Any, timeout: float, connect_timeout: float) -> None:
+        self._wire, self._awire = _wires(server, timeout, connect_timeout)
+        self.breaker = Breaker()
+
+    def call(self, commands: list[Command], loud: bool) -> list[Reply]:
+        """Return the answers to commands that go out together.
+
+        Args:
+            commands: what is asked.
+            loud: ask even a server that is left alone since it does not answer.
+
+        Raises:
+            StoreError: there is no answer.
+        """
+        if self._wire is None:
+            raise StoreError("this store has a client of redis.asyncio only: give it a blocking one too, as a tuple")
+        self._ask(loud)
+        try:
+            replies: list[Reply] = self._wire.call(commands)
+            again = _unknown(commands, replies)
+            if again:
+                for index, reply in zip(again, self._wire.call(list(again.values())), strict=True):
+                    replies[index] = reply
+        except Exception as error:
+            raise self._no_answer(error) from error
+        self.breaker.succeeded()
+        return replies
+
+    async def acall(self, commands: list[Command], loud: bool) -> list[Reply]:
+        """Do what `call` does, awaited."""
+        if self._awire is None:
+            return await asyncio.to_thread(self.call, commands, loud)
+        self._ask(loud)
+        try:
+            replies: list[Reply] = await self._awire.call(commands)
+            again = _unknown(commands, replies)
+            if again:
+                for index, reply in zip(again, await self._awire.call(list(again.values())), strict=True):
+                    replies[index] = reply
+        except Exception as error:
+            raise self._no_answer(error) from error
+        self.breaker.succeeded()
+        return replies
+
+    def _ask(self, loud: bool) -> None:
+        if not loud and not self.breaker.allows():
+            raise StoreError("the Redis server does not answer, and is left alone for a while")
+
+    def _no_answer(self, error: Exception) -> StoreError:
+        if not isinstance(error, StoreError):
+            self.breaker.failed()
+        return StoreError(f"the Redis server has not answered ({type(error).__name__})")
+
+    def close(self) -> None:
+        """Close what nobody uses, and let go of what belongs to event loops."""
+        if self._wire is not None:
+            self._wire.close()
+        if self._awire is not None:
+            self._awire.forget()
+
+    async def aclose(self) -> None:
+        """Close what nobody uses, and what belongs to this event loop."""
+        if self._wire is not None:
+            self._wire.close()
+        if self._awire is not None:
+            await self._awire.aclose()
+
+
+def _wires(server: Any, timeout: float, connect_timeout: float) -> tuple[Any, Any]:
+    """Return what blocks and what awaits, to one server; None: there is no client for that."""
+    try:
+        from .awire import AsyncClientWire, AsyncWire  # the extra is needed only by who has such a store
+        from .wire import ClientWire, Wire
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "redis":
+            raise
+        raise OptionError('RedisStore needs redis-py: python -m pip install "memo-cache[redis]"') from None
+    if isinstance(server, str):
+        return Wire(server, timeout, connect_timeout), AsyncWire(server, timeout, connect_timeout)
+    blocking = awaiting = None
+    for client in server if isinstance(server, tuple) else (server,):
+        if AsyncClientWire.takes(client):
+            awaiting = AsyncClientWire(client)
+        elif ClientWire.takes(client):
+            blocking = ClientWire(client)
+        else:
+            # Not the thing itself: its repr may show a password.
+            raise OptionError(
+                f"a {type(client).__name__} is no Redis server: allowed are a URL such as redis://localhost:6379/0, a "
+                f"redis.Redis, a redis.asyncio.Redis and a tuple of both"
+            )
+    if blocking is None and awaiting is None:
+        raise OptionError("an empty tuple is no Redis server: allowed are a URL, a client, and a tuple of two clients")
+    return blocking, awaiting
+
+
+def _unknown(commands: Sequence[Command], replies: Sequence[Reply]) -> dict[int, Command]:
+    """Return the scripts that the server does not know, in full, by their place."""
+    return {
+        index: _SCRIPTS[command[1]].in_full(command)
+        for index, (command, reply) in enumerate(zip(commands, replies, strict=True))
+        if isinstance(reply, Refusal) and reply.kind == "NOSCRIPT" and command[0] == "EVALSHA"
+    }

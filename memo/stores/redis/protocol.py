@@ -1,0 +1,207 @@
+"""What stands at a key of a Redis server, as bytes, and the scripts that compare and set it; nothing is sent here.
+
+A plain value is what the serializer made of it. What a decorated function has stored begins with a header of one line:
+
+    #memo1 ID DIGEST STAMPS WINDOWS NAMES\\n
+
+ID is random and another one for each write: who fills a key says which id he saw there, and the script stores only if
+that one still stands. DIGEST is the key's, so that an answer to another question is not taken for this one's. STAMPS
+are those of the function and of the tags in NAMES when the load began: to remove a stamp is to invalidate everything
+that bears it, at no cost for each entry. WINDOWS are the lengths, in milliseconds, of the times before and after the
+end of the ttl in which the value is refreshed, served stale, or kept for an error; the server's own PTTL says where in
+them it is, so that no two clocks are compared.
+
+Before its first value a key may have a placeholder, `#memo1-ID`: somebody is loading it. It reads as nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from typing import Final, NamedTuple
+
+from .commands import Script
+
+__all__ = [
+    "EXTEND",
+    "FILL",
+    "FOREIGN",
+    "LONGEST_FLEET_LOAD",
+    "LONGEST_LOAD",
+    "RELEASE",
+    "RENEW",
+    "Entry",
+    "Held",
+    "Windows",
+    "digest",
+    "foreign",
+    "header",
+    "names",
+    "new_id",
+    "parse",
+    "placeholder",
+]
+
+VALUE: Final = b"#memo1 "
+HELD: Final = b"#memo1-"
+
+LONGEST_LOAD: Final = 600.0
+"""Seconds for which a placeholder stands: the result of a load that takes longer is returned and not stored."""
+
+LONGEST_FLEET_LOAD: Final = 30.0
+"""The same where other processes wait for it: a process that was killed keeps them for no longer."""
+
+FOREIGN: Final = b"!"
+"""The id of what is no text at all: a list, a hash, which somebody else has put at our key."""
+
+
+class Windows(NamedTuple):
+    """Milliseconds before the end of the ttl from which on a hit refreshes, and after it: served stale, and kept."""
+
+    early: int
+    stale: int
+    kept: int
+
+
+class Held(NamedTuple):
+    """Somebody is loading the key."""
+
+    id: bytes
+
+
+class Entry(NamedTuple):
+    """What a decorated function has stored; without its payload, if only the beginning was read."""
+
+    id: bytes
+    digest: bytes
+    stamps: bytes
+    windows: Windows | None
+    names: bytes
+    payload: bytes
+
+
+def new_id() -> bytes:
+    """Return twelve bytes that nobody else has."""
+    return base64.urlsafe_b64encode(os.urandom(9))
+
+
+def digest(key: bytes) -> bytes:
+    """Return twelve bytes that tell a key from all others."""
+    return base64.urlsafe_b64encode(hashlib.blake2b(key, digest_size=9).digest())
+
+
+def names(owner: str, tags: tuple[str, ...]) -> bytes:
+    """Return the names of a function and of an entry's tags, in one line."""
+    return json.dumps([owner, *tags]).encode()
+
+
+def header(entry_id: bytes, key_digest: bytes, stamps: bytes, windows: Windows | None, named: bytes) -> bytes:
+    """Return the line that stands before a payload."""
+    lengths = b"-" if windows is None else b"%d,%d,%d" % windows
+    return b"%b%b %b %b %b %b\n" % (VALUE, entry_id, key_digest, stamps, lengths, named)
+
+
+def placeholder(lease_id: bytes) -> bytes:
+    """Return what stands at a key while it is loaded for the first time."""
+    return HELD + lease_id
+
+
+def parse(data: bytes) -> Entry | Held | None:
+    """Return what is written in a key's bytes; None: a plain value.
+
+    >>> parse(header(b"ABCDEFGHIJKL", digest(b"k"), b"s1,s2", None, names("app.f", ("t",))) + b"[1]").payload
+    b'[1]'
+    >>> parse(placeholder(b"ABCDEFGHIJKL"))
+    Held(id=b'ABCDEFGHIJKL')
+    >>> parse(b'{"a": 1}')
+    """
+    if not data.startswith(b"#memo1"):
+        return None
+    if data.startswith(HELD):
+        return Held(data[7:19])
+    line, _, payload = data.partition(b"\n")
+    fields = line.split(b" ", 5)
+    if len(fields) != 6:
+        return Entry(data[7:19], b"", b"", None, b"", b"")  # somebody else's, or damaged: nobody's
+    _, entry_id, key_digest, stamps, lengths, named = fields
+    windows = None
+    if lengths != b"-":
+        try:
+            windows = Windows(*map(int, lengths.split(b",")))
+        except (ValueError, TypeError):
+            key_digest = b""
+    return Entry(entry_id, key_digest, stamps, windows, named, payload)
+
+
+def foreign(data: bytes) -> bytes:
+    """Return what stands for the id where a plain value stands, which has none: its digest."""
+    return b"=" + hashlib.sha1(data, usedforsecurity=False).hexdigest().encode()
+
+
+# What stands at KEYS[1] has the id ARGV[1].
+_STANDS: Final = """
+local kind = redis.call('TYPE', KEYS[1]).ok
+local id = ARGV[1]
+if kind == 'string' then
+  if string.sub(id, 1, 1) == '=' then
+    if redis.sha1hex(redis.call('GET', KEYS[1])) ~= string.sub(id, 2) then return 0 end
+  else
+    local head = redis.call('GETRANGE', KEYS[1], 0, 18)
+    if string.sub(head, 1, 6) ~= '#memo1' or string.sub(head, 8) ~= id then return 0 end
+  end
+elseif kind == 'none' or id ~= '!' then
+  return 0
+end
+"""
+
+FILL: Final = Script(
+    _STANDS
+    + """
+if ARGV[3] == '0' then redis.call('SET', KEYS[1], ARGV[2])
+else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1
+"""
+)
+"""Arguments: the id that was seen, the new bytes, milliseconds or 0 for ever. Answers 1 if it was stored."""
+
+RELEASE: Final = Script(
+    _STANDS
+    + """
+if ARGV[2] == '1' or string.sub(redis.call('GETRANGE', KEYS[1], 0, 6), 7) == '-' then
+  redis.call('UNLINK', KEYS[1])
+end
+return 1
+"""
+)
+"""Arguments: the id, 1 to remove a value too. Removes a placeholder that still stands."""
+
+RENEW: Final = Script(
+    """
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind == 'none' then
+  redis.call('SET', KEYS[1], '#memo1-' .. ARGV[1], 'PX', ARGV[2])
+  return ARGV[1]
+end
+if kind ~= 'string' then return '!' end
+local data = redis.call('GET', KEYS[1])
+if string.sub(data, 1, 6) ~= '#memo1' then return '=' .. redis.sha1hex(data) end
+redis.call('SET', KEYS[1], string.sub(data, 1, 7) .. ARGV[1] .. string.sub(data, 20), 'KEEPTTL')
+if string.sub(data, 7, 7) == '-' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return ARGV[1]
+"""
+)
+"""Arguments: a new id, milliseconds for a placeholder. Gives what stands there that id, so that no earlier one fits."""
+
+EXTEND: Final = Script(
+    """
+local left = redis.call('PTTL', KEYS[1])
+if left >= 0 then
+  if ARGV[1] == '0' then redis.call('PERSIST', KEYS[1])
+  elseif left < tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+end
+return left
+"""
+)
+"""Argument: milliseconds that a stamp has to live at least, or 0 for ever."""

@@ -1,0 +1,220 @@
+"""The part of a Redis store that belongs to one decorated function; it asks the server only through the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...entry import MISSING, Reading
+from ...errors import SerializationError
+from ..base import Space
+from . import protocol
+from .steps import RedisLease, Standing, Steps, StoreSteps
+
+if TYPE_CHECKING:
+    from ...flight import Flight
+    from ...keys import CallKeys
+    from ...stats import Counter
+    from .store import RedisStore
+
+__all__ = ["RedisSpace"]
+
+
+class RedisSpace(Space):
+    """A decorated function's part of a Redis store; its entries are those that bear its name."""
+
+    __slots__ = (
+        "__weakref__",
+        "_codec",
+        "_keys",
+        "_longest",
+        "_plain",
+        "_steps",
+        "_store",
+        "_timed",
+        "deaths",
+        "default_ttl",
+        "flights",
+        "instance",
+        "owner",
+    )
+
+    def __init__(self, store: RedisStore, keys: CallKeys, codec: Any) -> None:
+        self._store = store
+        self._steps: StoreSteps = store._steps
+        self._keys = keys
+        self._codec = codec
+        self.owner = keys.label
+        self._plain = protocol.names(self.owner, ())
+        self._longest = protocol.LONGEST_FLEET_LOAD if keys.fleet else protocol.LONGEST_LOAD  # seconds
+        self._timed = False  # whether an entry with windows was met: then how long one has left is asked at once
+        self.instance = None
+        self.default_ttl = store.default_ttl
+        self.flights: dict[Any, Flight] = {}
+        self.deaths: tuple[Any, ...] = ()
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def _named(self, tags: tuple[str, ...]) -> bytes:
+        return protocol.names(self.owner, tags) if tags else self._plain
+
+    def _look(self, key: str, tags: tuple[str, ...], take: bool) -> Steps[Reading]:
+        """Return the reading of a call's key."""
+        longest = self._longest if take else None
+        standing, lease, whose = yield from self._steps.look(
+            key, self.owner, tags, self._named(tags), longest, self._timed
+        )
+        if standing is None:
+            return Reading(MISSING, lease, taken=whose == "mine", held=whose == "other's")
+        entry = standing.entry
+        try:
+            value = self._codec.loads(entry.payload, key)
+        except SerializationError:  # what cannot be read is not there, and the next load replaces it
+            return Reading(MISSING, RedisLease(entry.id, entry.stamps))
+        windows, left = entry.windows, standing.left
+        if windows is None:
+            return Reading(value)
+        self._timed = True
+        if left > windows.early:
+            return Reading(value)
+        lease = RedisLease(entry.id, entry.stamps)
+        if left > 0 or left + windows.stale > 0:
+            return Reading(value, lease, True, left <= 0)
+        return Reading(MISSING, lease, False, False, value)
+
+    def _take(self, key: str, tags: tuple[str, ...], renew: bool) -> Steps[Reading]:
+        if renew:
+            lease = yield from self._steps.renew(key, self.owner, tags, self._longest)
+            return Reading(MISSING, lease)
+        reading = yield from self._look(key, tags, take=True)
+        if reading.value is not MISSING and reading.due:
+            return Reading(MISSING, reading.lease)
+        return reading
+
+    def _fill(self, key: str, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> Steps[bool]:
+        payload = self._codec.dumps(value, key)
+        stored = yield from self._steps.fill(key, self.owner, tags, self._named(tags), lease, payload, ttl)
+        if stored:
+            self._store._sets.tick()
+        return stored
+
+    def _put(self, key: str, value: Any, ttl: Any, tags: tuple[str, ...]) -> Steps[None]:
+        payload = self._codec.dumps(value, key)
+        yield from self._steps.put(key, self.owner, tags, self._named(tags), payload, ttl)
+        self._store._sets.tick()
+
+    def _found(self, key: str) -> Steps[Any]:
+        """Return the fresh value at a key, whatever tags it bears, or MISSING."""
+        full = self._steps.full(key)
+        replies = yield [("GET", full)]
+        (worth,) = yield from self._steps.valid([(full, replies[0])], whole=True)
+        if not isinstance(worth, Standing) or worth.left <= 0 or not self._mine(worth):
+            return MISSING
+        try:
+            return self._codec.loads(worth.entry.payload, key)
+        except SerializationError:
+            return MISSING
+
+    def _mine(self, worth: Standing) -> bool:
+        # The names begin with the owner's: `["app.f"` and then "]" or ", ...".
+        mine = self._plain[:-1]
+        return worth.entry.names.startswith(mine) and worth.entry.names[len(mine) : len(mine) + 1] in (b"]", b",")
+
+    # -- blocking ----------------------------------------------------------------------------------------------------
+
+    def read(self, key: Any) -> Reading:
+        """Return the value at `key` of a call without tags, or the lease that stands there."""
+        return self._store._run(self._look(key, (), take=False))
+
+    def look(self, key: Any, tags: tuple[str, ...]) -> Reading:
+        """Return the value at `key`, else a lease, which is taken in the same round trip."""
+        return self._store._run(self._look(key, tags, take=True))
+
+    def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
+        """Return the value at `key`, else a lease: the one that stands there or a new one."""
+        return self._store._run(self._take(key, tags, renew))
+
+    def fill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
+        """Store a value if what the lease saw still stands."""
+        return self._store._run(self._fill(key, lease, value, ttl, tags))
+
+    def release(self, key: Any, lease: Any, remove: bool) -> None:
+        """Remove a placeholder if it still stands, and with `remove` the value too."""
+        self._store._run(self._steps.release(key, lease, remove))
+
+    def put(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> None:
+        """Store a value, whatever stands there."""
+        self._store._loud(self._put(key, value, ttl, tags))
+
+    def remove(self, key: Any) -> bool:
+        """Remove the value at `key` and the lease of every load."""
+        return self._store._loud(self._store._delete([key])) > 0
+
+    def remove_all(self) -> None:
+        """Remove everything that bears this function's name, by removing its stamp."""
+        self._store._loud(self._steps.forget(self._steps.stamp_keys(self.owner, ())))
+
+    def peek(self, key: Any) -> Any:
+        """Return the value at `key` or MISSING."""
+        return self._store._run(self._found(key))
+
+    def left(self, key: Any) -> float | None:
+        """Return the seconds that the value at `key` has left."""
+        return self._store._run(self._steps.left(key))
+
+    # -- awaiting ----------------------------------------------------------------------------------------------------
+
+    async def aread(self, key: Any) -> Reading:
+        """Do what `read` does, awaited."""
+        return await self._store._arun(self._look(key, (), take=False))
+
+    async def alook(self, key: Any, tags: tuple[str, ...]) -> Reading:
+        """Do what `look` does, awaited."""
+        return await self._store._arun(self._look(key, tags, take=True))
+
+    async def atake(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
+        """Do what `take` does, awaited."""
+        return await self._store._arun(self._take(key, tags, renew))
+
+    async def afill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
+        """Do what `fill` does, awaited."""
+        return await self._store._arun(self._fill(key, lease, value, ttl, tags))
+
+    async def arelease(self, key: Any, lease: Any, remove: bool) -> None:
+        """Do what `release` does, awaited."""
+        await self._store._arun(self._steps.release(key, lease, remove))
+
+    async def aput(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> None:
+        """Do what `put` does, awaited."""
+        await self._store._aloud(self._put(key, value, ttl, tags))
+
+    async def aremove(self, key: Any) -> bool:
+        """Do what `remove` does, awaited."""
+        return await self._store._aloud(self._store._delete([key])) > 0
+
+    async def aremove_all(self) -> None:
+        """Do what `remove_all` does, awaited."""
+        await self._store._aloud(self._steps.forget(self._steps.stamp_keys(self.owner, ())))
+
+    async def apeek(self, key: Any) -> Any:
+        """Do what `peek` does, awaited."""
+        return await self._store._arun(self._found(key))
+
+    async def aleft(self, key: Any) -> float | None:
+        """Do what `left` does, awaited."""
+        return await self._store._arun(self._steps.left(key))
+
+    # -- the rest ----------------------------------------------------------------------------------------------------
+
+    def of(self, instance: object) -> Space:
+        """Refuse an instance that counts by identity: it means nothing in another process."""
+        raise self._keys.refuse_identity(instance)
+
+    def join(self, hits: Counter, misses: Counter) -> bool:
+        """Count the function's calls as the store's from now on; return False if the function's death was noticed."""
+        if self.deaths:
+            self._store._books.count(self, (hits, misses))
+        return bool(self.deaths)
+
+    def leave(self) -> None:
+        """Count the function's calls no longer; what it had here stays."""
+        self._store._books.count(self, ())
