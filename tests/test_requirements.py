@@ -908,6 +908,18 @@ FAULTS |= {
     }.items()
 }
 
+# What the protocol of the Redis store promises, shown of a model of it.
+PROTOCOL = {
+    "no stale read, no late fill, no second load, no endless wait, in any interleaving": [
+        "redis/test_protocol_model.py::test_every_promise_holds_in_every_interleaving",
+        "redis/test_protocol_model.py::test_every_transition_of_the_model_is_tried",
+    ],
+    "what would break it is known": [
+        "redis/test_protocol_model.py::test_a_protocol_with_a_defect_is_found_out",
+        "redis/test_protocol_model.py::test_the_table_has_every_defect_that_the_model_can_have",
+    ],
+}
+
 ROWS = {
     **{f"file store: {name}": tests for name, tests in FILE.items()},
     **{f"command: {name}": tests for name, tests in COMMAND.items()},
@@ -921,6 +933,7 @@ ROWS = {
     **{f"invalidates: {name}": tests for name, tests in INVALIDATES.items()},
     **{f"serializers: {name}": tests for name, tests in SERIALIZERS.items()},
     **{f"classic: {name}": tests for name, tests in CLASSIC.items()},
+    **{f"protocol: {name}": tests for name, tests in PROTOCOL.items()},
     **{f"docs: {name}": tests for name, tests in DOCS.items()},
     **{f"kit: {name}": tests for name, tests in KIT.items()},
     **{f"configuration: {name}": tests for name, tests in CONFIGURATION.items()},

@@ -78,7 +78,8 @@ refresh. The owner's death costs the others at most the rest of the placeholder'
 if it was only slow, is refused.
 
 7. JOINING in a process. A flight carries from its registration on the lease that it is going to load with (none while
-it waits for the fleet), from `begun` on also its final stamps. A caller compares what its own lookup read:
+it waits for the fleet, and none that others see if it has given up: it would not release what another has taken), from
+`begun` on also its final stamps. A caller compares what its own lookup read:
   the same id, not begun                           join
   the same id, begun, all stamps there and equal   join
   another id, and this caller's SET took place     the flight's lease is void: take its place, without a second look
@@ -529,6 +530,8 @@ class Protocol:
             return self.take_off(world, at)
         flight = world.callers[other]
         same = flight.lease is not None and flight.lease == caller.lease
+        if flight.alone and self.defect != "who gave up waiting is joined":
+            same = False
         stamps = flight.stamps == caller.stamps and None not in caller.stamps
         if self.defect == "joiners compare ids alone":
             stamps = True

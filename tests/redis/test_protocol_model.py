@@ -213,6 +213,10 @@ SEARCHES: dict[str, tuple[int, dict[str, Any]]] = {
     "fleet, two in one of two processes": (11000, options(*MIXED, rounds=("tag",), fleet=True)),
     "fleet, command by command": (5900, options(*TWO, rounds=("key",), fleet=True, trip="pipeline", expire=1)),
     "fleet, waits that end": (690, options(*TWO, rounds=("key",), fleet=True, outcomes="fill raise", give_up=1)),
+    "fleet, one process, waits that end": (
+        6_800,
+        options(*SAME, rounds=("key",), fleet=True, outcomes="fill raise", give_up=1),
+    ),
     "one process, waits that end": (8400, options(*SAME, rounds=("tag",), give_up=1, outcomes="fill raise")),
     "fleet, answers lost, memory full": (7200, options(*TWO, rounds=("put",), fleet=True, lost=1, full=2)),
     "answers lost, memory full": (
@@ -226,9 +230,9 @@ SEARCHES: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 if NIGHTLY:
-    for way in WAYS:
+    for way in ("key", "tag", "pattern", "put", "set"):  # a function is as a tag, and clear is all of these
         SEARCHES |= {
-            f"nightly: {way}, {name}": (10_000, options(**{"callers": TWO, "rounds": (way,), **bounds}))
+            f"nightly: {way}, {name}": (4_000, options(**{"callers": TWO, "rounds": (way,), **bounds}))
             for name, bounds in {
                 "apart": {"trip": "apart", "evict": 1},
                 "called twice": {"turns": 2, "evict": 1},
@@ -240,7 +244,7 @@ if NIGHTLY:
                 "fleet": {"fleet": True, "turns": 2, "evict": 1, "kill": 1, "outcomes": "fill nothing raise"},
                 "fleet, apart": {"fleet": True, "trip": "apart", "expire": 1},
                 "fleet, three in two processes": {
-                    "callers": MIXED, "fleet": True, "evict": 1, "give_up": 1, "outcomes": "fill raise",
+                    "callers": MIXED, "fleet": True, "give_up": 1, "outcomes": "fill raise",
                 },
                 "refresh, one process": {"callers": ("refresh@0", "lookup@0", "lookup@1"), "evict": 1},
                 "failover": {"rounds": (way, "key"), "failover": 1, "evict": 1},
@@ -363,6 +367,7 @@ DEFECTS: list[tuple[str, str, int, dict[str, Any]]] = [
     ("a fleet does not wait", "two loads at a time", 5, options(*TWO, fleet=True)),
     ("a fleet does not claim", "two loads at a time", 4, options(*TWO, rounds=("tag",), fleet=True)),
     ("what was found is shared", "stale read", 12, options(*MIXED, rounds=("tag",), fleet=True)),
+    ("who gave up waiting is joined", "orphan", 10, options(*SAME, fleet=True, outcomes="fill raise", give_up=1)),
     ("joiners compare ids alone", "stale read", 9, options(*SAME, rounds=("tag",))),
     ("joiners take missing stamps for equal", "stale read", 9, options(*SAME, rounds=("tag",))),
     ("whoever comes joins", "stale read", 9, options(*SAME, rounds=("key",))),
