@@ -228,7 +228,8 @@ class FileEntries(FileAccess):
         for start in range(0, len(keys), _CHUNK):
             with self._lock:
                 if self._view is not None and not self._inside.locked():
-                    alive += [key for key in keys[start : start + _CHUNK] if self._alive(key) is not None]
+                    with self._inside:
+                        alive += [key for key in keys[start : start + _CHUNK] if self._alive(key) is not None]
         return alive
 
 
