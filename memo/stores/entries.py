@@ -227,8 +227,10 @@ class FileEntries(FileAccess):
         alive: list[str] = []
         for start in range(0, len(keys), _CHUNK):
             with self._lock:
-                if self._view is not None and not self._inside.locked():
-                    with self._inside:
+                if self._inside.locked():
+                    break
+                with self._inside:
+                    if self._view is not None:  # another thread has closed it meanwhile
                         alive += [key for key in keys[start : start + _CHUNK] if self._alive(key) is not None]
         return alive
 
