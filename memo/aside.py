@@ -38,6 +38,7 @@ __all__ = [
     "BEHIND",
     "CALL",
     "GONE",
+    "LOOK",
     "READ",
     "RENEW",
     "TAKE",
@@ -76,6 +77,11 @@ class Plan:
 @final
 class Read:
     """Read the key; the answer is a Reading."""
+
+    __slots__ = ("leads",)
+
+    def __init__(self, leads: bool) -> None:
+        self.leads = leads  # whoever reads is going to load if there is nothing
 
 
 @final
@@ -149,7 +155,8 @@ class Wait:
         self.flight = flight
 
 
-READ: Final = Read()
+READ: Final = Read(leads=True)
+LOOK: Final = Read(leads=False)
 TAKE: Final = Take(renew=False)
 RENEW: Final = Take(renew=True)
 CALL: Final = Call()
@@ -166,6 +173,9 @@ _ONE_SHOT: Final = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 FIRST_PAUSE: Final = 0.01
 LONGEST_PAUSE: Final = 0.2
 """Seconds between two looks whether another process has finished its load."""
+
+LONGEST_LEAD: Final = 30.0
+"""Seconds for which one load of another process is waited for, where `wait_timeout` says nothing."""
 
 StoreCommand = Read | Take | Fill | Release
 Command = StoreCommand | Call | Load | Wait | Behind | Pause
@@ -206,16 +216,22 @@ def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Ge
             return (yield from _served(plan, reading))
         plan.counters.misses.tick()
     doubted: Flight | None = None
-    joinable = plan.single_flight
+    joinable, over = plan.single_flight, False
     flights = mine.space.flights
     while joinable:
         flight: Flight = flights.setdefault(mine.key, mine)
         if flight is mine:
             break
+        if reading.taken:
+            # This caller's own read has made the lease: nothing stood there, so what that flight has is void. To join
+            # it would leave the lease with nobody, and other processes waiting for it.
+            if mine.replace(flight):
+                break
+            continue
         if flight.may_join(reading):
             answer = yield Wait(flight)
             if answer is TIMED_OUT:
-                joinable = False
+                joinable, over = False, True
                 break
             # A leader that was interrupted or cancelled leaves no outcome for others: they elect a new one.
             if answer is not GONE and not answer.private:
@@ -228,8 +244,9 @@ def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Ge
         reading = yield READ
         if reading.value is not MISSING:
             return (yield from _served(plan, reading))
-    # Where the read itself has made the lease there was nothing, and nobody else can have landed with it.
-    lease = reading.lease if reading.taken else None
+    # Where the read itself has made the lease there was nothing, and nobody else can have landed with it. And who has
+    # waited as long as he may does not begin to wait for other processes.
+    lease = reading.lease if reading.taken or (over and plan.fleet) else None
     outcome: Outcome = (yield from load(plan, mine, False, None, lease)) if inline else (yield Load(joinable, lease))
     return (yield from _rescued(plan, outcome))
 
@@ -253,7 +270,7 @@ def _rescued(plan: Plan, outcome: Outcome) -> Generator[Command, Any, Outcome]:
         plan.counters.stale.tick()  # for one who joined; the leader has counted itself
     if error is None or outcome.private or not plan.policy.kept:
         return outcome
-    reading: Reading = yield READ
+    reading: Reading = yield LOOK
     value = reading.stale if reading.value is MISSING else reading.value
     if value is MISSING:
         return outcome
@@ -333,15 +350,23 @@ def load(
 def _led_elsewhere(plan: Plan, reading: Any) -> Generator[Command, Any, Any]:
     """Wait while another process loads the key; return the reading with which to go on.
 
-    It is not told when that process is done, so it looks, ever less often. Whoever is killed is waited for until the
-    placeholder is over.
+    It is not told when that process is done, so it looks, ever less often. For one and the same load it does not wait
+    for ever: its process may have been killed. With what then stands there it loads by itself.
     """
-    pause, waited = FIRST_PAUSE, 0.0
-    while type(reading) is Reading and reading.held and (plan.wait_timeout is None or waited < plan.wait_timeout):
+    pause, limit = FIRST_PAUSE, plan.wait_timeout
+    waited = waited_for_this = 0.0
+    if type(reading) is Reading and reading.held:
         plan.counters.waits.tick()
+    while type(reading) is Reading and reading.held and waited_for_this < LONGEST_LEAD:
+        if limit is not None:
+            if waited >= limit:
+                break
+            pause = min(pause, limit - waited)
         yield Pause(pause)
-        waited, pause = waited + pause, min(pause * 1.5, LONGEST_PAUSE)
+        lease = reading.lease
         reading = yield TAKE
+        waited, waited_for_this = waited + pause, waited_for_this + pause if reading.lease == lease else 0.0
+        pause = min(pause * 1.5, LONGEST_PAUSE)
     return reading
 
 

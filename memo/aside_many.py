@@ -53,9 +53,10 @@ class Batch:
         keys: by id, in the order of the call; ids that have one key share their result.
         call: makes the arguments of the function for a list of ids.
         fly: makes the flight of one id: given this batch, its key and the id.
+        tags: returns the tags of an id's call.
     """
 
-    __slots__ = ("_fly", "call", "flights", "ids", "keys", "origin", "space", "values")
+    __slots__ = ("_fly", "_tags", "call", "flights", "ids", "keys", "origin", "space", "values")
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Batch:
         keys: dict[Any, Any],
         call: Callable[[list[Any]], tuple[tuple[Any, ...], dict[str, Any]]],
         fly: Callable[[Batch, Any, Any], Any],
+        tags: Callable[[Any], tuple[str, ...]] | None = None,
     ) -> None:
         self.space = space
         self.keys = keys
@@ -74,6 +76,12 @@ class Batch:
         self.flights: dict[Any, Any] = {}  # by key, the others; their order is that of the ids
         self.origin = inside.get()  # the load within which this call is made
         self._fly = fly
+        self._tags = tags
+
+    def calls(self) -> list[tuple[Any, tuple[str, ...]]]:
+        """Return the keys, each with the tags of its call."""
+        tags = None if self.space.local else self._tags  # in memory an entry is found without them
+        return [(key, () if tags is None else tags(each)) for key, each in self.ids.items()]
 
     def depart(self, keys: Sequence[Any]) -> None:
         """Make the flights of some keys."""
@@ -122,7 +130,7 @@ def lookup(plan: Plan, batch: Batch, inline: bool) -> Generator[Bulk | Several, 
     if not batch.ids:
         return None
     absent = {}
-    for key, reading in zip(batch.ids, (yield Bulk("read", list(batch.ids))), strict=True):
+    for key, reading in zip(batch.ids, (yield Bulk("look", batch.calls())), strict=True):
         if reading.value is MISSING:
             absent[key] = reading
         else:
@@ -192,7 +200,7 @@ _ORDER: Final = (Read, Take, Fill, Release, Call, Load, Wait)
 
 def _together(kind: type, group: dict[Any, Any]) -> Bulk | Several:
     if kind is Read:
-        return Bulk("read", [flight.key for flight in group])
+        return Bulk("look", [(flight.key, flight.tags) for flight in group])
     if kind is Take:
         renew = next(iter(group.values())).renew  # a batch is a lookup or a refresh as a whole
         return Bulk("take", [(flight.key, flight.tags) for flight in group], renew)

@@ -379,7 +379,7 @@ def _perform(plan: Plan, flight: Flight, command: Any) -> Any:
         if type(command) is Fill:
             return space.fill(flight.key, command.lease, command.value, command.ttl, flight.tags)
         if type(command) is Read:
-            return space.look(flight.key, flight.tags)
+            return space.look(flight.key, flight.tags, command.leads)
         return space.release(flight.key, command.lease, command.remove)
     except Exception as error:  # noqa: BLE001 - whatever a store raises, the call goes on
         return _failed(plan, command, error)
@@ -395,7 +395,7 @@ async def _aperform(plan: Plan, flight: Flight, command: Any) -> Any:
         if type(command) is Fill:
             return await space.afill(flight.key, command.lease, command.value, command.ttl, flight.tags)
         if type(command) is Read:
-            return await space.alook(flight.key, flight.tags)
+            return await space.alook(flight.key, flight.tags, command.leads)
         return await space.arelease(flight.key, command.lease, command.remove)
     except Exception as error:  # noqa: BLE001 - as in _perform
         return _failed(plan, command, error)

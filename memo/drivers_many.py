@@ -330,8 +330,9 @@ def _checked(plan: Plan, command: Bulk, found: list[Any]) -> list[Any]:
     """Count the errors among the answers, each once however many keys it concerns, and put nothing in their place."""
     errors = {id(each): each for each in found if isinstance(each, Exception)}
     for error in errors.values():
-        plan.counters.error(command.verb, error, "the store failed, and the call goes on without it")
+        kind = "read" if command.verb == "look" else command.verb  # as the functions of one id count it
+        plan.counters.error(kind, error, "the store failed, and the call goes on without it")
     if not errors:
         return found
-    nothing = UNREAD if command.verb in ("read", "take") else None
+    nothing = UNREAD if command.verb in ("look", "take") else None
     return [nothing if isinstance(each, Exception) else each for each in found]

@@ -44,6 +44,11 @@ class MemoizedMany(Memoized):
         self, function: Callable[..., Any], kind: str, resolve: Callable[[], Store], options: dict[str, Any]
     ) -> None:
         super().__init__(function, kind, resolve, options)
+        if options["single_flight"] == "fleet":
+            raise OptionError(
+                f"{self.name}: single_flight='fleet': of a function of many ids allowed are 'process' and None: "
+                f"two calls of two processes may want the same ids in another order"
+            )
         binding, name = self.keys.binding, self.name
         variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         skip = kind == "classmethod" or (kind == "function" and self.first in ("self", "cls"))
@@ -99,13 +104,12 @@ class MemoizedMany(Memoized):
                 f"({error})"
             ) from None
 
-    def _spread(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool
-    ) -> tuple[Space, dict[Any, Any], Callable[[list[Any]], Any], Callable[[Any, Any, Any], Any]]:
+    def _spread(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool) -> tuple[Any, ...]:
         """Return what a batch is made of."""
         ids = self._several(args, kwargs)
         space, keys = self._keys(ids, args, kwargs, bound)
-        return space, keys, partial(self._with, args, kwargs), partial(self._fly, args, kwargs)
+        tags = partial(self._tags_for, args, kwargs) if self._tagged else None
+        return space, keys, partial(self._with, args, kwargs), partial(self._fly, args, kwargs), tags
 
     def _keys(
         self, ids: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any], bound: bool
@@ -126,9 +130,13 @@ class MemoizedMany(Memoized):
             else:
                 return self.attached() if space is None else space, keys
 
+    def _tags_for(self, args: tuple[Any, ...], kwargs: dict[str, Any], each: Any) -> tuple[str, ...]:
+        """Return the tags of one id's call."""
+        return self.tags_of(*self._with(args, kwargs, each))
+
     def _fly(self, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any, key: Any, each: Any) -> Any:
         """Make the flight of one id, which stands in the place of its arguments."""
-        tags = self.tags_of(*self._with(args, kwargs, each)) if self._tagged else ()
+        tags = self._tags_for(args, kwargs, each) if self._tagged else ()
         if self.is_async:
             return BatchFlight(batch.space, key, (each,), {}, tags, batch.origin, loop=batch.loop, batch=batch)
         return Flight(batch.space, key, (each,), {}, tags, batch.origin)

@@ -95,10 +95,11 @@ class Space(ABC):
     def read(self, key: Any) -> Reading:
         """Return the value at `key` if it may be served, and the lease that stands there if any."""
 
-    def look(self, key: Any, tags: tuple[str, ...]) -> Reading:
-        """Do what `read` does for a call that is going to load if there is nothing.
+    def look(self, key: Any, tags: tuple[str, ...], leads: bool = True) -> Reading:
+        """Do what `read` does for a call of which the tags are known.
 
-        A store to which each question is a round trip may take the lease at once, and says so in the reading.
+        Where the caller leads, that is, loads if there is nothing, a store to which each question is a round trip may
+        take the lease at once, and says so in the reading.
         """
         return self.read(key)
 
@@ -161,6 +162,10 @@ class Space(ABC):
         """
         return _until_failure(self.read, [(key,) for key in keys])
 
+    def look_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]]) -> list[Any]:
+        """Do what `look` does with each key and its tags for one who does not lead; return as `read_many` does."""
+        return self.read_many([key for key, _ in calls])
+
     def take_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]], renew: bool) -> list[Any]:
         """Do what `take` does with each key and its tags; return the answers as `read_many` does."""
         return _until_failure(self.take, [(*call, renew) for call in calls])
@@ -196,7 +201,7 @@ class Space(ABC):
         """Do what `read` does, awaited."""
         return await self._run(self.read, key)
 
-    async def alook(self, key: Any, tags: tuple[str, ...]) -> Reading:
+    async def alook(self, key: Any, tags: tuple[str, ...], leads: bool = True) -> Reading:
         """Do what `look` does, awaited."""
         return await self.aread(key)
 
@@ -235,6 +240,10 @@ class Space(ABC):
     async def aread_many(self, keys: Sequence[Any]) -> list[Any]:
         """Do what `read_many` does, awaited."""
         return await self._run(self.read_many, keys)
+
+    async def alook_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]]) -> list[Any]:
+        """Do what `look_many` does, awaited."""
+        return await self.aread_many([key for key, _ in calls])
 
     async def atake_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]], renew: bool) -> list[Any]:
         """Do what `take_many` does, awaited."""

@@ -9,11 +9,11 @@ from typing import Any, Final
 from ...errors import OptionError, StoreError
 from .breaker import Breaker
 from .commands import Command, Refusal, Reply, Script
-from .protocol import EXTEND, FILL, RELEASE, RENEW
+from .protocol import CLAIM, EXTEND, FILL, RELEASE, RENEW
 
 __all__ = ["Link"]
 
-_SCRIPTS: Final[dict[Any, Script]] = {each.digest: each for each in (FILL, RELEASE, RENEW, EXTEND)}
+_SCRIPTS: Final[dict[Any, Script]] = {each.digest: each for each in (FILL, RELEASE, CLAIM, RENEW, EXTEND)}
 
 
 class Link:

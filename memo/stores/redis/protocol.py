@@ -11,7 +11,8 @@ that bears it, at no cost for each entry. WINDOWS are the lengths, in millisecon
 end of the ttl in which the value is refreshed, served stale, or kept for an error; the server's own PTTL says where in
 them it is, so that no two clocks are compared.
 
-Before its first value a key may have a placeholder, `#memo1-ID`: somebody is loading it. It reads as nothing.
+Before its first value a key may have a placeholder, `#memo1-ID`: somebody is loading it. It reads as nothing. A value
+that one process refreshes for a whole fleet begins with `#memo1+`, and its id is that process's lease.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Final, NamedTuple
 from .commands import Script
 
 __all__ = [
+    "CLAIM",
     "EXTEND",
     "FILL",
     "FOREIGN",
@@ -35,6 +37,7 @@ __all__ = [
     "Entry",
     "Held",
     "Windows",
+    "bears",
     "digest",
     "foreign",
     "header",
@@ -80,6 +83,7 @@ class Entry(NamedTuple):
     windows: Windows | None
     names: bytes
     payload: bytes
+    claimed: bool = False  # one process of a fleet is refreshing it
 
 
 def new_id() -> bytes:
@@ -95,6 +99,16 @@ def digest(key: bytes) -> bytes:
 def names(owner: str, tags: tuple[str, ...]) -> bytes:
     """Return the names of a function and of an entry's tags, in one line."""
     return json.dumps([owner, *tags]).encode()
+
+
+def bears(named: bytes, owner: str) -> bool:
+    """Return whether names that were read are those of an entry of a function.
+
+    >>> bears(names("app.f", ("t",)), "app.f"), bears(names("app.f2", ()), "app.f"), bears(b"", "app.f")
+    (True, False, False)
+    """
+    first = b"[" + json.dumps(owner).encode()
+    return named.startswith(first) and named[len(first) : len(first) + 1] in (b"]", b",")
 
 
 def header(entry_id: bytes, key_digest: bytes, stamps: bytes, windows: Windows | None, named: bytes) -> bytes:
@@ -122,17 +136,18 @@ def parse(data: bytes) -> Entry | Held | None:
     if data.startswith(HELD):
         return Held(data[7:19])
     line, _, payload = data.partition(b"\n")
-    fields = line.split(b" ", 5)
-    if len(fields) != 6:
+    fields = line[7:].split(b" ", 4)
+    if len(fields) != 5 or data[6:7] not in (b" ", b"+"):
         return Entry(data[7:19], b"", b"", None, b"", b"")  # somebody else's, or damaged: nobody's
-    _, entry_id, key_digest, stamps, lengths, named = fields
+    _, key_digest, stamps, lengths, named = fields
+    entry_id = data[7:19]
     windows = None
     if lengths != b"-":
         try:
             windows = Windows(*map(int, lengths.split(b",")))
         except (ValueError, TypeError):
             key_digest = b""
-    return Entry(entry_id, key_digest, stamps, windows, named, payload)
+    return Entry(entry_id, key_digest, stamps, windows, named, payload, data[6:7] == b"+")
 
 
 def foreign(data: bytes) -> bytes:
@@ -169,30 +184,40 @@ return 1
 RELEASE: Final = Script(
     _STANDS
     + """
-if ARGV[2] == '1' or string.sub(redis.call('GETRANGE', KEYS[1], 0, 6), 7) == '-' then
-  redis.call('UNLINK', KEYS[1])
-end
+local kind = redis.call('GETRANGE', KEYS[1], 6, 6)
+if ARGV[2] == '1' or kind == '-' then redis.call('UNLINK', KEYS[1])
+elseif kind == '+' then redis.call('SETRANGE', KEYS[1], 6, ' ') end
 return 1
 """
 )
-"""Arguments: the id, 1 to remove a value too. Removes a placeholder that still stands."""
+"""Arguments: the id, 1 to remove a value too. Gives back a placeholder or a claim that still stands."""
+
+CLAIM: Final = Script(
+    _STANDS
+    + """
+if ARGV[4] == '1' then redis.call('SETRANGE', KEYS[1], 6, '+' .. ARGV[2])
+else redis.call('SET', KEYS[1], '#memo1-' .. ARGV[2], 'PX', ARGV[3]) end
+return 1
+"""
+)
+"""Arguments: the id that was seen, a new one, milliseconds, 1 if what stands there is served on. Answers 1 if it was
+still there: then the new id stands, of a placeholder or of that value."""
 
 RENEW: Final = Script(
     """
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind == 'none' then
-  redis.call('SET', KEYS[1], '#memo1-' .. ARGV[1], 'PX', ARGV[2])
-  return ARGV[1]
+if redis.call('TYPE', KEYS[1]).ok == 'string' then
+  local head = redis.call('GETRANGE', KEYS[1], 0, 6)
+  if head == '#memo1 ' or head == '#memo1+' then
+    redis.call('SETRANGE', KEYS[1], 6, ARGV[3] .. ARGV[1])
+    return ARGV[1]
+  end
 end
-if kind ~= 'string' then return '!' end
-local data = redis.call('GET', KEYS[1])
-if string.sub(data, 1, 6) ~= '#memo1' then return '=' .. redis.sha1hex(data) end
-redis.call('SET', KEYS[1], string.sub(data, 1, 7) .. ARGV[1] .. string.sub(data, 20), 'KEEPTTL')
-if string.sub(data, 7, 7) == '-' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+redis.call('SET', KEYS[1], '#memo1-' .. ARGV[1], 'PX', ARGV[2])
 return ARGV[1]
 """
 )
-"""Arguments: a new id, milliseconds for a placeholder. Gives what stands there that id, so that no earlier one fits."""
+"""Arguments: a new id, milliseconds for a placeholder, a space or "+" for a value. Gives a value that id, and puts a
+placeholder in the place of anything else, so that no earlier lease fits."""
 
 EXTEND: Final = Script(
     """

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...entry import MISSING, Reading
+from ...entry import ABSENT, MISSING, Reading
 from ...errors import SerializationError
 from ..base import Space
 from . import protocol
-from .steps import RedisLease, Standing, Steps, StoreSteps
+from .leases import RedisLease, Seen, Standing, Steps, check
+from .steps import StoreSteps, together
 
 if TYPE_CHECKING:
     from ...flight import Flight
@@ -60,35 +62,55 @@ class RedisSpace(Space):
     def _look(self, key: str, tags: tuple[str, ...], take: bool) -> Steps[Reading]:
         """Return the reading of a call's key."""
         longest = self._longest if take else None
-        standing, lease, whose = yield from self._steps.look(
-            key, self.owner, tags, self._named(tags), longest, self._timed
-        )
-        if standing is None:
-            return Reading(MISSING, lease, taken=whose == "mine", held=whose == "other's")
-        entry = standing.entry
+        seen = yield from self._steps.look(key, self.owner, tags, self._named(tags), longest, self._timed)
+        return self._reading(key, seen)
+
+    def _look_many(self, calls: Sequence[tuple[str, tuple[str, ...]]]) -> Steps[list[Any]]:
+        """Return the readings of several calls' keys, which take nothing."""
+        named = [self._named(tags) for _, tags in calls]
+        seen = yield from self._steps.look_many(calls, self.owner, named, self._timed)
+        return [self._reading(key, each) for (key, _), each in zip(calls, seen, strict=True)]
+
+    def _reading(self, key: str, seen: Seen) -> Reading:
+        if seen.strange:
+            self._store._strange(self.owner)
+        if seen.standing is None:
+            if seen.lease is None:
+                return ABSENT
+            return Reading(MISSING, seen.lease, taken=seen.lease.mine, held=seen.held)
+        entry, left = seen.standing.entry, seen.standing.left
+        lease = RedisLease(entry.id, entry.stamps)
         try:
             value = self._codec.loads(entry.payload, key)
         except SerializationError:  # what cannot be read is not there, and the next load replaces it
-            return Reading(MISSING, RedisLease(entry.id, entry.stamps))
-        windows, left = entry.windows, standing.left
-        if windows is None:
+            self._store._failed("decoding", None)
+            return Reading(MISSING, lease)
+        if entry.windows is None:
+            # A value without windows is served as it is, by whomever it is being refreshed.
             return Reading(value)
         self._timed = True
-        if left > windows.early:
+        if left > entry.windows.early:
             return Reading(value)
-        lease = RedisLease(entry.id, entry.stamps)
-        if left > 0 or left + windows.stale > 0:
-            return Reading(value, lease, True, left <= 0)
-        return Reading(MISSING, lease, False, False, value)
+        if left + entry.windows.stale > 0:
+            # Of a fleet one process refreshes it, and the others serve it on.
+            return Reading(value, lease, not entry.claimed, left <= 0)
+        return Reading(MISSING, lease, False, False, value, held=entry.claimed)
 
     def _take(self, key: str, tags: tuple[str, ...], renew: bool) -> Steps[Reading]:
+        fleet = self._keys.fleet
         if renew:
-            lease = yield from self._steps.renew(key, self.owner, tags, self._longest)
+            lease = yield from self._steps.renew(key, self.owner, tags, self._longest, fleet)
             return Reading(MISSING, lease)
         reading = yield from self._look(key, tags, take=True)
-        if reading.value is not MISSING and reading.due:
-            return Reading(MISSING, reading.lease)
-        return reading
+        if reading.value is not MISSING and not reading.due:
+            return reading
+        lease = reading.lease
+        if not fleet or lease is None or reading.taken or reading.held:
+            return Reading(MISSING, lease, taken=reading.taken, held=reading.held)
+        # What others may refresh, too, is claimed: the first to do so loads for all, and the rest look again.
+        served = reading.due or reading.stale is not MISSING
+        claimed = yield from self._steps.claim(key, lease, served, self._longest)
+        return Reading(MISSING, lease, held=True) if claimed is None else Reading(MISSING, claimed, taken=True)
 
     def _fill(self, key: str, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> Steps[bool]:
         payload = self._codec.dumps(value, key)
@@ -105,19 +127,15 @@ class RedisSpace(Space):
     def _found(self, key: str) -> Steps[Any]:
         """Return the fresh value at a key, whatever tags it bears, or MISSING."""
         full = self._steps.full(key)
-        replies = yield [("GET", full)]
-        (worth,) = yield from self._steps.valid([(full, replies[0])], whole=True)
-        if not isinstance(worth, Standing) or worth.left <= 0 or not self._mine(worth):
+        (found,) = yield [("GET", full)]
+        check([found])
+        (worth,) = yield from self._steps.valid([(full, found)], whole=True)
+        if not isinstance(worth, Standing) or worth.left <= 0 or not protocol.bears(worth.entry.names, self.owner):
             return MISSING
         try:
             return self._codec.loads(worth.entry.payload, key)
         except SerializationError:
             return MISSING
-
-    def _mine(self, worth: Standing) -> bool:
-        # The names begin with the owner's: `["app.f"` and then "]" or ", ...".
-        mine = self._plain[:-1]
-        return worth.entry.names.startswith(mine) and worth.entry.names[len(mine) : len(mine) + 1] in (b"]", b",")
 
     # -- blocking ----------------------------------------------------------------------------------------------------
 
@@ -125,9 +143,9 @@ class RedisSpace(Space):
         """Return the value at `key` of a call without tags, or the lease that stands there."""
         return self._store._run(self._look(key, (), take=False))
 
-    def look(self, key: Any, tags: tuple[str, ...]) -> Reading:
-        """Return the value at `key`, else a lease, which is taken in the same round trip."""
-        return self._store._run(self._look(key, tags, take=True))
+    def look(self, key: Any, tags: tuple[str, ...], leads: bool = True) -> Reading:
+        """Return the value at `key`, else a lease, which is taken in the same round trip if the caller leads."""
+        return self._store._run(self._look(key, tags, take=leads))
 
     def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
         """Return the value at `key`, else a lease: the one that stands there or a new one."""
@@ -161,15 +179,41 @@ class RedisSpace(Space):
         """Return the seconds that the value at `key` has left."""
         return self._store._run(self._steps.left(key))
 
+    # Several keys at once: all of them in one round trip.
+
+    def look_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]]) -> list[Any]:
+        """Return the values at the keys of calls with tags; nothing is taken."""
+        return self._store._run(self._look_many(calls))
+
+    def read_many(self, keys: Sequence[Any]) -> list[Any]:
+        """Return the values at the keys of calls without tags."""
+        return self.look_many([(key, ()) for key in keys])
+
+    def take_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]], renew: bool) -> list[Any]:
+        """Do what `take` does with each key and its tags."""
+        return self._store._run(together([self._take(key, tags, renew) for key, tags in calls]))
+
+    def fill_many(self, fills: Sequence[tuple[Any, Any, Any, Any, tuple[str, ...]]]) -> list[Any]:
+        """Do what `fill` does with each key, lease, value, ttl and tags; an error is an answer, too."""
+        return self._store._run(together([self._fill(*fill) for fill in fills]))
+
+    def release_many(self, releases: Sequence[tuple[Any, Any, bool]]) -> list[Any]:
+        """Do what `release` does with each key, lease and `remove`."""
+        return self._store._run(together([self._steps.release(*release) for release in releases]))
+
+    def remove_many(self, keys: Sequence[Any]) -> int:
+        """Remove several values and the leases of all loads; return how many values there were."""
+        return self._store._loud(self._store._delete(list(dict.fromkeys(keys)))) if keys else 0
+
     # -- awaiting ----------------------------------------------------------------------------------------------------
 
     async def aread(self, key: Any) -> Reading:
         """Do what `read` does, awaited."""
         return await self._store._arun(self._look(key, (), take=False))
 
-    async def alook(self, key: Any, tags: tuple[str, ...]) -> Reading:
+    async def alook(self, key: Any, tags: tuple[str, ...], leads: bool = True) -> Reading:
         """Do what `look` does, awaited."""
-        return await self._store._arun(self._look(key, tags, take=True))
+        return await self._store._arun(self._look(key, tags, take=leads))
 
     async def atake(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
         """Do what `take` does, awaited."""
@@ -202,6 +246,30 @@ class RedisSpace(Space):
     async def aleft(self, key: Any) -> float | None:
         """Do what `left` does, awaited."""
         return await self._store._arun(self._steps.left(key))
+
+    async def alook_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]]) -> list[Any]:
+        """Do what `look_many` does, awaited."""
+        return await self._store._arun(self._look_many(calls))
+
+    async def aread_many(self, keys: Sequence[Any]) -> list[Any]:
+        """Do what `read_many` does, awaited."""
+        return await self.alook_many([(key, ()) for key in keys])
+
+    async def atake_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]], renew: bool) -> list[Any]:
+        """Do what `take_many` does, awaited."""
+        return await self._store._arun(together([self._take(key, tags, renew) for key, tags in calls]))
+
+    async def afill_many(self, fills: Sequence[tuple[Any, Any, Any, Any, tuple[str, ...]]]) -> list[Any]:
+        """Do what `fill_many` does, awaited."""
+        return await self._store._arun(together([self._fill(*fill) for fill in fills]))
+
+    async def arelease_many(self, releases: Sequence[tuple[Any, Any, bool]]) -> list[Any]:
+        """Do what `release_many` does, awaited."""
+        return await self._store._arun(together([self._steps.release(*release) for release in releases]))
+
+    async def aremove_many(self, keys: Sequence[Any]) -> int:
+        """Do what `remove_many` does, awaited."""
+        return (await self._store._aloud(self._store._delete(list(dict.fromkeys(keys))))) if keys else 0
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ...clock import seconds
 from ...entry import DEFAULT, MISSING
 from ...errors import OptionError, SerializationError, StoreError
-from ...forks import in_child
+from ...forks import fork_safe_lock, in_child
 from ...keys import CallKeys
 from ...serializers import network_serializer
 from ...stats import Counter, StoreStats, logger
@@ -16,13 +17,26 @@ from ..base import Store, Ttl, checked_amount, checked_key, checked_tags, checke
 from ..books import Books
 from ..patterns import compile_pattern
 from .commands import Refusal
+from .leases import Steps
 from .link import Link
 from .space import RedisSpace
-from .steps import BATCH, Steps, StoreSteps
+from .steps import BATCH, StoreSteps
 
-__all__ = ["RedisStore"]
+__all__ = ["RedisStats", "RedisStore"]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RedisStats(StoreStats):
+    """What a process has counted of a Redis store, and how many keys there are on the server now.
+
+    Attributes:
+        errors: what failed without failing the caller, by name: operations to which the server has not answered,
+            "decoding", and "strange": what stood at a function's key and was not its own.
+    """
+
+    errors: dict[str, int] = field(default_factory=dict)
 
 
 class RedisStore(Store):
@@ -69,8 +83,10 @@ class RedisStore(Store):
         self._steps = StoreSteps(prefix, self.default_ttl)
         self._codec = network_serializer(serializer)
         self._books = Books()
-        self._sets, self._deletes = Counter(), 0
+        self._sets = Counter()
+        self._lock = fork_safe_lock()  # guards the two below
         self._errors: dict[str, int] = {}
+        self._deletes = 0
         self._link = Link(server, self._timeout, seconds(connect_timeout, "connect_timeout"))
 
     def __repr__(self) -> str:
@@ -104,10 +120,24 @@ class RedisStore(Store):
         finally:
             steps.close()
 
-    def _failed(self, name: str, error: Exception) -> None:
-        count = self._errors[name] = self._errors.get(name, 0) + 1
-        if count == 1:
-            logger.warning("Redis: %s failed (%s)", name, type(error).__name__)
+    def _failed(self, name: str, error: Exception | None) -> None:
+        if self._count(name):
+            logger.warning("Redis: %s failed (%s)", name, "damaged" if error is None else type(error).__name__)
+
+    def _strange(self, owner: str) -> None:
+        """Count that something stood at a function's key that is not its own; the load that follows replaces it."""
+        if self._count("strange"):
+            logger.warning(
+                "Redis: at a key of %s stands what it has not stored: two functions, or a manager, use one name: give "
+                "one of them another key= or namespace=",
+                owner,
+            )
+
+    def _count(self, name: str) -> bool:
+        """Count something that fails no caller; return whether it is the first of its kind."""
+        with self._lock:
+            count = self._errors[name] = self._errors.get(name, 0) + 1
+        return count == 1
 
     def _open(self, name: str, steps: Steps[T], otherwise: T) -> T:
         """Take steps, or count that they failed and return `otherwise`."""
@@ -145,6 +175,7 @@ class RedisStore(Store):
         try:
             return self._codec.loads(payload, key)
         except SerializationError:
+            self._failed("decoding", None)
             return MISSING
 
     def _encoded(self, key: str, value: Any) -> bytes:
@@ -245,8 +276,12 @@ class RedisStore(Store):
 
     def _delete(self, keys: Sequence[str]) -> Steps[int]:
         count = yield from self._steps.remove(keys)
-        self._deletes += count
+        self._deleted(count)
         return count
+
+    def _deleted(self, count: int) -> None:
+        with self._lock:
+            self._deletes += count
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Remove several values in one round trip; return how many there were.
@@ -343,7 +378,7 @@ class RedisStore(Store):
         count = 0
         for start in range(0, len(fulls), BATCH):
             count += yield from self._steps.remove_full(fulls[start : start + BATCH])
-        self._deletes += count
+        self._deleted(count)
         return count
 
     def delete_pattern(self, pattern: str) -> int:
@@ -391,9 +426,11 @@ class RedisStore(Store):
         if named:
             await self._aloud(self._steps.forget(self._steps.stamp_keys("", named)[1:]))
 
-    def _stats(self, size: int) -> StoreStats:
+    def _stats(self, size: int) -> RedisStats:
         hits, misses = self._books.totals()
-        return StoreStats(
+        with self._lock:
+            errors = dict(self._errors)
+        return RedisStats(
             hits=hits,
             misses=misses,
             sets=self._sets.value,
@@ -402,16 +439,17 @@ class RedisStore(Store):
             expirations=0,
             size=size,
             max_size=None,
+            errors=errors,
         )
 
     def _size(self) -> Steps[int]:
         return len((yield from self._steps.matching(lambda key: True)))
 
-    def stats(self) -> StoreStats:
+    def stats(self) -> RedisStats:
         """Return what this process has counted; `size` is how many keys the server has below the prefix."""
         return self._stats(self._open("stats", self._size(), 0))
 
-    async def astats(self) -> StoreStats:
+    async def astats(self) -> RedisStats:
         """Do what `stats` does, awaited."""
         return self._stats(await self._aopen("stats", self._size(), 0))
 
