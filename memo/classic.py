@@ -194,7 +194,7 @@ class Visit:
         """Return what the data source says of `key`, from this call's load or from one that another has begun."""
         flight = Flight(self, self.key, (key,), {}, (), inside.get())
         try:
-            return drivers.run(self._plan(source), flight, self._first())
+            return drivers.run(self._plan(source), flight, ABSENT)
         finally:
             self._note(flight)
             del flight  # an error's traceback holds this frame, which must not hold the error
@@ -204,7 +204,7 @@ class Visit:
         loop = asyncio.get_running_loop()
         flight = TaskFlight(self, self.key, (key,), {}, (), inside.get(), loop=loop)
         try:
-            return await drivers.lookup_async(self._plan(source), flight, self._first())
+            return await drivers.lookup_async(self._plan(source), flight, ABSENT)
         finally:
             self._note(flight)
             del flight  # as in load
@@ -216,10 +216,6 @@ class Visit:
 
     def _plan(self, source: Callable[[str], Any]) -> Plan:
         return Plan(self.ledger._name, source, _POLICY, cast(Any, _Uncounted(self.ledger)), True, None)
-
-    def _first(self) -> Reading:
-        lease = self.seat.lease
-        return ABSENT if lease is None else Reading(MISSING, lease)
 
     # -- what the algorithm asks ---------------------------------------------------------------------------------------
 
@@ -240,10 +236,7 @@ class Visit:
             return self.seat.lease
 
     def release(self, key: str, lease: Any, remove: bool) -> None:
-        """Take the lease away if it still stands; what Redis has at the key is left alone."""
-        with guarded:
-            if self.seat.lease is lease:
-                self.seat.lease = None
+        """Do nothing: what Redis has at the key is left alone, and the lease will do for the next load."""
 
     def fill(self, key: str, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
         """SET the value if the lease still stands; return whether it did, or None if it is not to be stored."""
@@ -271,8 +264,7 @@ class Visit:
         return self.take(key, tags, renew)
 
     async def arelease(self, key: str, lease: Any, remove: bool) -> None:
-        """Do what `release` does."""
-        self.release(key, lease, remove)
+        """Do nothing, as `release`."""
 
     async def afill(self, key: str, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
         """Do what `fill` does, awaited; a SET that has begun goes on though the load is cancelled.

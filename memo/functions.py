@@ -364,7 +364,7 @@ def deserialize_compressed(payload: bytes, max_size: int = LARGEST) -> Any:
         text = unpacker.decompress(payload, max_size)
     except zlib.error as error:
         raise ValueError(f"the payload is not compressed JSON: {error}") from None
-    if unpacker.unconsumed_tail or not unpacker.eof:
+    if not unpacker.eof:
         raise ValueError(f"the payload is cut off, or unpacks to more than {max_size} bytes")
     return deserialize_json(text)
 

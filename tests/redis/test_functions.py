@@ -15,6 +15,7 @@ import redis.asyncio
 
 import memo
 from memo import OptionError
+from memo.desks import desk_of
 from memo.functions import (
     deserialize_compressed,
     deserialize_json,
@@ -190,6 +191,7 @@ class TestReadingSeveral:
         with pytest.raises(LookupError, match="a"):
             await get_multiple_cached(async_client, ["a", "b", "c"], source)
         assert ended == ["c"]
+        assert desk_of(async_client).seats == {}  # nothing is left of it
 
     async def test_bad_arguments_are_errors_before_redis_is_asked(self, async_client, client):
         for arguments in [("ab", never), ([7], never), (["a"], None), (["a"], never, 0), (["a"], never, 60, None)]:

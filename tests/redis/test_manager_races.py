@@ -387,6 +387,23 @@ def test_an_invalidation_waits_for_a_set_that_is_on_its_way(manager, client, spa
     assert [line for line in client.log if not line.startswith("get")] == ["set cache:k", "delete cache:k"]
 
 
+def test_what_was_invalidated_on_its_way_is_not_for_calls_that_came_after_that(manager, client, spawn):
+    sending, reading = Gate(), Gate()
+    client.before["set"] = sending
+    load = spawn(manager.get, "k", lambda key: "old")
+    assert sending.arrived.wait(PATIENCE)
+    remove = spawn(manager.invalidate, "k")
+    seat = manager._desk.seats["cache:k"]
+    reached(lambda: seat.lease is None)
+    client.after["get"] = reading
+    later = spawn(manager.get, "k", lambda key: "new")  # finds nothing yet
+    assert reading.arrived.wait(PATIENCE)
+    sending.let.set()
+    assert (load.result(PATIENCE), remove.result(PATIENCE)) == ("old", True)
+    reading.let.set()
+    assert later.result(PATIENCE) == "new"
+
+
 def test_an_invalidation_does_not_wait_for_the_set_of_another_key(manager, client, spawn):
     gate = Gate()
     client.before["set"] = gate
