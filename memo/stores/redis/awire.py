@@ -9,21 +9,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Any
 
 import redis.asyncio
 from redis.exceptions import ResponseError
 
+from ...errors import StoreError
 from ...forks import fork_safe_lock
-from .commands import Command, Reply
-from .wire import AT_ONCE, IDLE, check_client, connection_options, refusal, refused
+from .commands import Command, NoConnection, Reply, check
+from .wire import AT_ONCE, BUSY, check_client, connection_options, hangs_up, refusal, refused
 
 __all__ = ["AsyncClientWire", "AsyncWire"]
 
 
 class LoopPool:
     """The connections of one event loop.
+
+    While somebody waits, a connection is on its way to him: one that is being made, or one in use, which is handed to
+    whoever waits longest when it comes back, and makes room for another one when it is dropped.
 
     Args:
         wire: whose they are.
@@ -32,14 +38,12 @@ class LoopPool:
 
     def __init__(self, wire: AsyncWire, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.closed = False  # it serves only those who have come before
         self._wire = wire
-        self._idle: list[tuple[Any, float]] = []  # with when it was used last, the latest at the end
-        self._all: set[Any] = set()  # those in use too
-        self._waiters: list[asyncio.Future[None]] = []
+        self._all: set[Any] = set()  # those in use and those that are being made too
+        self._idle: list[Any] = []  # the one used last at the end
+        self._waiters: OrderedDict[asyncio.Future[Any], None] = OrderedDict()
         self._connecting: set[asyncio.Task[None]] = set()
-        self._failure: BaseException | None = None
-        self._failed = 0
-        self._closed = False
         self._end: AsyncGenerator[None, None] | None = None
 
     async def prime(self) -> None:
@@ -54,9 +58,8 @@ class LoopPool:
             self.close()
             await asyncio.sleep(0)  # the transports say goodbye in the loop's next round
 
-    async def call(self, commands: Sequence[Command]) -> list[Reply]:
+    async def call(self, commands: Sequence[Command], deadline: float) -> list[Reply]:
         """Send commands in one go and return the answers."""
-        deadline = self.loop.time() + self._wire.timeout
         connection = await self._take(deadline)
         late: list[bool] = []
 
@@ -64,108 +67,134 @@ class LoopPool:
             late.append(True)
             _abort(connection)
 
-        timer = self.loop.call_at(deadline, give_up)
+        timer = self.loop.call_later(deadline - time.monotonic(), give_up)
         try:
-            writer = connection._writer
-            writer.writelines(connection.pack_commands(commands))
-            await writer.drain()
+            connection._writer.writelines(connection.pack_commands(commands))
+            # Nobody waits until all is sent: a server that hangs up meanwhile may have said why.
             replies: list[Reply] = []
             for _ in commands:
                 try:
                     replies.append(await connection.read_response(disconnect_on_error=False))
                 except ResponseError as error:  # noqa: PERF203 - each is an answer of its own
                     replies.append(refusal(error))
+                    if hangs_up(error):
+                        self._drop(connection, alone=True)
+                        return replies + replies[-1:] * (len(commands) - len(replies))
+            check(commands, replies)
         except BaseException as error:
             # Answers that are still on their way must not be taken for those of the next operation.
-            self._drop(connection)
+            self._drop(connection, alone=not isinstance(error, Exception))
             if late and isinstance(error, Exception):
                 raise TimeoutError("the server has not answered in time") from None
             raise
         finally:
             timer.cancel()
-        self._give_back(connection)
+        self._offer(connection)
         return replies
 
     async def _take(self, deadline: float) -> Any:
-        seen = self._failed
-        while True:
-            while self._idle:
-                connection, used = self._idle.pop()
-                if connection.is_connected and not (time.monotonic() - used >= IDLE and _ended(connection)):
-                    return connection
-                self._discard(connection)
-            if self._failed != seen and not self._connecting and self._failure is not None:
-                raise self._failure
-            if len(self._connecting) < min(len(self._waiters) + 1, AT_ONCE) and len(self._all) < self._wire.limit:
-                task = self.loop.create_task(self._connect(), name="memo connect")
-                self._connecting.add(task)
-                task.add_done_callback(self._connecting.discard)
-            left = deadline - self.loop.time()
-            if left <= 0:
-                raise TimeoutError("no connection to the server in time")
-            waiter: asyncio.Future[None] = self.loop.create_future()
-            self._waiters.append(waiter)
-            try:
-                await asyncio.wait([waiter], timeout=left)
-            finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
-                elif waiter.done() and self._idle and self._waiters:
-                    self._wake()  # this one was woken, and may leave without what it was woken for
-
-    async def _connect(self) -> None:
-        connection = self._wire.connection()
-        self._all.add(connection)
+        while self._idle:
+            connection = self._idle.pop()
+            if not _ended(connection):
+                return connection
+            self._discard(connection)
+        waiter: asyncio.Future[Any] = self.loop.create_future()
+        self._waiters[waiter] = None
+        timer = self.loop.call_later(deadline - time.monotonic(), self._late, waiter)
         try:
-            await asyncio.wait_for(connection.connect(), self._wire.connect_timeout)
-        except BaseException as error:
-            self._discard(connection)
-            self._connecting.discard(asyncio.current_task())
-            self._failure, self._failed = error, self._failed + 1
-            while self._waiters:
-                self._wake()
-            if not isinstance(error, Exception):
-                raise
-        else:
-            self._give_back(connection)
+            self._grow()
+            return await waiter
+        except BaseException:
+            # 1. a connection is handed to a waiter   2. his task is cancelled, before it has run
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._offer(waiter.result())
+            raise
+        finally:
+            timer.cancel()
+            self._waiters.pop(waiter, None)
 
-    def _give_back(self, connection: Any) -> None:
-        if self._closed:
-            self._discard(connection)
-        else:
-            self._idle.append((connection, time.monotonic()))
-            self._wake()
+    def _late(self, waiter: asyncio.Future[Any]) -> None:
+        if not waiter.done():
+            busy = len(self._all) - len(self._connecting) >= self._wire.limit
+            waiter.set_exception(StoreError(BUSY) if busy else TimeoutError("no connection to the server in time"))
 
-    def _wake(self) -> None:
-        if self._waiters:
-            waiter = self._waiters.pop(0)
+    def _grow(self) -> None:
+        """Have connections made for those who wait."""
+        while len(self._connecting) < min(len(self._waiters), AT_ONCE) and len(self._all) < self._wire.limit:
+            connection = self._wire.connection()
+            self._all.add(connection)
+            task = self.loop.create_task(self._connect(connection), name="memo connect")
+            self._connecting.add(task)
+            task.add_done_callback(partial(self._connected, connection))
+
+    async def _connect(self, connection: Any) -> None:
+        await asyncio.wait_for(connection.connect(), self._wire.connect_timeout)
+
+    def _connected(self, connection: Any, task: asyncio.Task[None]) -> None:
+        self._connecting.discard(task)
+        failure = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if failure is None:
+            self._offer(connection)
+        else:
+            self._discard(connection)
+            if not self._connecting:
+                self._refuse(type(failure).__name__)
+        self._grow()
+
+    def _refuse(self, kind: str) -> None:
+        """Tell all who wait that they get nothing."""
+        while self._waiters:
+            waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_exception(NoConnection(kind))
 
-    def _drop(self, connection: Any) -> None:
+    def _offer(self, connection: Any) -> None:
+        """Hand a connection to whoever waits longest."""
+        while self._waiters:
+            waiter, _ = self._waiters.popitem(last=False)
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        if self.closed:
+            self._discard(connection)
+        else:
+            self._idle.append(connection)
+
+    def _drop(self, connection: Any, alone: bool) -> None:
+        """Close a connection; unless it `alone` is the matter, those that nobody uses too.
+
+        Where one is broken the others may be: a server that was restarted has closed them all.
+        """
         self._discard(connection)
-        # Where one is broken the others may be: a server that was restarted has closed them all.
-        rest, self._idle = self._idle, []
-        for each, _ in rest:
-            self._discard(each)
-        self._wake()
+        if not alone:
+            rest, self._idle = self._idle, []
+            for each in rest:
+                self._discard(each)
+        self._grow()
 
     def _discard(self, connection: Any) -> None:
         self._all.discard(connection)
         _abort(connection)
 
+    def retire(self) -> None:
+        """Close what nobody uses, and the rest when it is given back."""
+        self.closed = True
+        rest, self._idle = self._idle, []
+        for connection in rest:
+            self._discard(connection)
+
     def close(self) -> None:
         """Close all connections, at once."""
-        self._closed = True
+        self.retire()
         for task in list(self._connecting):
             task.cancel()
         for connection in list(self._all):
             self._discard(connection)
-        self._idle.clear()
+        self._refuse("the event loop ends")
 
     def abandon(self) -> None:
-        """Let go of everything, in another loop or without any: this one is closed, or the parent's of a fork."""
-        self._closed = True
+        """Let go of everything where the loop does not run: it is closed, or the parent's of a fork."""
+        self.closed = True
         for connection in list(self._all):
             _cut(connection)
         self._all.clear()
@@ -181,23 +210,27 @@ def _abort(connection: Any) -> None:
 
 
 def _cut(connection: Any) -> None:
-    """Close the socket below, where the loop that would do so is gone."""
+    """Close the socket below, where the loop that would do so is gone; what is the loop's own is not touched.
+
+    Else the transports warn, when they are collected, that nobody has closed them: nobody can any more.
+    """
     writer = connection._writer
     connection._writer = connection._reader = None
     if writer is None:
         return
     transport = writer.transport
+    encrypted = getattr(transport, "_ssl_protocol", None)
+    if encrypted is not None:
+        transport._closed = True
+        transport = encrypted._transport
     raw = getattr(transport, "_sock", None)
     if raw is not None:
-        # Else the transport warns, when it is collected, that nobody has closed it: nobody can any more.
         transport._sock = None
         raw.close()
-    else:
-        with contextlib.suppress(Exception):
-            transport.abort()
 
 
 def _ended(connection: Any) -> bool:
+    """Return whether a connection is over, or something came where nothing was asked."""
     reader = connection._reader
     return reader is None or reader.at_eof() or reader.exception() is not None or bool(reader._buffer)
 
@@ -207,13 +240,11 @@ class AsyncWire:
 
     Args:
         url: of the server.
-        timeout: seconds for which an operation waits for a connection and then for the answers, in all.
         connect_timeout: seconds that connecting may take; that happens aside, and no operation waits for it longer.
     """
 
-    def __init__(self, url: str, timeout: float, connect_timeout: float) -> None:
+    def __init__(self, url: str, connect_timeout: float) -> None:
         self._class, self._options, self.limit = connection_options(url, connect_timeout, asynchronous=True)
-        self.timeout = timeout
         self.connect_timeout = connect_timeout
         # Guards the following.
         self._lock = fork_safe_lock()
@@ -223,22 +254,27 @@ class AsyncWire:
         """Return a connection that is not connected yet."""
         return self._class(**self._options)
 
-    async def call(self, commands: Sequence[Command]) -> list[Reply]:
+    async def call(self, commands: Sequence[Command], deadline: float) -> list[Reply]:
         """Send commands in one go and return the answers; an error that the server answers is an answer.
 
+        Args:
+            commands: what is asked.
+            deadline: of the monotonic clock, for the wait for a connection and for the answers, in all.
+
         Raises:
+            StoreError: every connection that is allowed was in use.
             Exception: there was no answer in time: whatever the client library or the system raises.
         """
         loop = asyncio.get_running_loop()
         pool = self._pools.get(id(loop))
-        if pool is None or pool.loop is not loop or pool._closed:
+        if pool is None or pool.loop is not loop or pool.closed:
             pool = await self._new(loop)
-        return await pool.call(commands)
+        return await pool.call(commands, deadline)
 
     async def _new(self, loop: asyncio.AbstractEventLoop) -> LoopPool:
         pool = LoopPool(self, loop)
         with self._lock:
-            gone = [each for each in self._pools.values() if each.loop.is_closed() or each._closed]
+            gone = [each for each in self._pools.values() if each.loop.is_closed()]
             self._pools = {ident: each for ident, each in self._pools.items() if each not in gone}
             self._pools[id(loop)] = pool
         for each in gone:
@@ -247,16 +283,22 @@ class AsyncWire:
         return pool
 
     async def aclose(self) -> None:
-        """Close the connections of this loop; those of others are closed with their loops."""
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            pool = self._pools.pop(id(loop), None)
+        """Close the connections of this loop that nobody uses; those of others are closed with their loops."""
+        pool = self._pools.get(id(asyncio.get_running_loop()))
         if pool is not None:
-            pool.close()
+            pool.retire()
             await asyncio.sleep(0)
 
+    def close(self) -> None:
+        """Have the connections of all loops closed that nobody uses, each by its loop; from outside of every loop."""
+        for pool in list(self._pools.values()):
+            try:
+                pool.loop.call_soon_threadsafe(pool.retire)
+            except RuntimeError:  # noqa: PERF203 - it is closed
+                pool.abandon()
+
     def forget(self) -> None:
-        """Let go of all pools: in a child of fork, or from outside of every loop."""
+        """Let go of all pools, in a child of fork; the parent goes on with the connections."""
         with self._lock:
             pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
@@ -273,17 +315,22 @@ class AsyncClientWire:
     @staticmethod
     def takes(client: Any) -> bool:
         """Return whether this is a client that awaits."""
-        return isinstance(client, redis.asyncio.Redis)
+        return isinstance(client, redis.asyncio.Redis) and not isinstance(client, redis.asyncio.client.Pipeline)
 
-    async def call(self, commands: Sequence[Command]) -> list[Reply]:
+    async def call(self, commands: Sequence[Command], deadline: float) -> list[Reply]:
         """Send commands in one go and return the answers; an error that the server answers is an answer."""
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        return [refused(reply) for reply in await pipeline.execute(raise_on_error=False)]
+        replies = [refused(reply) for reply in await pipeline.execute(raise_on_error=False)]
+        check(commands, replies)
+        return replies
 
     async def aclose(self) -> None:
         """Do nothing: whoever has made the client closes it."""
+
+    def close(self) -> None:
+        """Do nothing, either."""
 
     def forget(self) -> None:
         """Do nothing, either."""

@@ -28,6 +28,7 @@ class Breaker:
         self._failures = 0
         self._pause = FIRST
         self._again = 0.0  # from when on the next caller may ask; of the monotonic clock
+        self._probing = False  # whether one was let through and has not said yet how it went
 
     def allows(self) -> bool:
         """Return whether the server may be asked now; who is told so says how it went."""
@@ -39,21 +40,27 @@ class Breaker:
                 return False
             # This caller is the probe. If it never says how it went, the next one is due after the same pause.
             self._again = now + self._pause
+            self._probing = True
             return True
 
     def succeeded(self) -> None:
         """The server has answered."""
         if self._failures:
             with self._lock:
-                self._failures, self._pause = 0, FIRST
+                self._failures, self._pause, self._probing = 0, FIRST, False
 
     def failed(self) -> None:
         """The server has not answered."""
         with self._lock:
             self._failures += 1
-            if self._failures > TOLERATED:
+            if self._failures < TOLERATED:
+                return
+            if self._probing:
                 self._pause = min(self._pause * 2, LONGEST)
+            elif self._failures > TOLERATED:
+                return  # one of many that were under way when it opened, or of those who ask all the same
             self._again = time.monotonic() + self._pause
+            self._probing = False
 
     @property
     def open(self) -> bool:

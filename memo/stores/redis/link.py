@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
 from ...errors import OptionError, StoreError
 from .breaker import Breaker
-from .commands import Command, Refusal, Reply, Script
+from .commands import Command, NoConnection, Refusal, Reply, Script
 from .protocol import CLAIM, EXTEND, FILL, RELEASE, RENEW
 
 __all__ = ["Link"]
@@ -29,7 +30,8 @@ class Link:
     """
 
     def __init__(self, server: Any, timeout: float, connect_timeout: float) -> None:
-        self._wire, self._awire = _wires(server, timeout, connect_timeout)
+        self._wire, self._awire = _wires(server, connect_timeout)
+        self._timeout = timeout
         self.breaker = Breaker()
 
     def call(self, commands: list[Command], loud: bool) -> list[Reply]:
@@ -45,14 +47,15 @@ class Link:
         if self._wire is None:
             raise StoreError("this store has a client of redis.asyncio only: give it a blocking one too, as a tuple")
         self._ask(loud)
+        deadline = time.monotonic() + self._timeout
         try:
-            replies: list[Reply] = self._wire.call(commands)
+            replies: list[Reply] = self._wire.call(commands, deadline)
             again = _unknown(commands, replies)
             if again:
-                for index, reply in zip(again, self._wire.call(list(again.values())), strict=True):
+                for index, reply in zip(again, self._wire.call(list(again.values()), deadline), strict=True):
                     replies[index] = reply
-        except Exception as error:
-            raise self._no_answer(error) from error
+        except Exception as error:  # noqa: BLE001 - it is told apart below, without its text
+            raise self._no_answer(error) from None
         self.breaker.succeeded()
         return replies
 
@@ -61,14 +64,15 @@ class Link:
         if self._awire is None:
             return await asyncio.to_thread(self.call, commands, loud)
         self._ask(loud)
+        deadline = time.monotonic() + self._timeout
         try:
-            replies: list[Reply] = await self._awire.call(commands)
+            replies: list[Reply] = await self._awire.call(commands, deadline)
             again = _unknown(commands, replies)
             if again:
-                for index, reply in zip(again, await self._awire.call(list(again.values())), strict=True):
+                for index, reply in zip(again, await self._awire.call(list(again.values()), deadline), strict=True):
                     replies[index] = reply
-        except Exception as error:
-            raise self._no_answer(error) from error
+        except Exception as error:  # noqa: BLE001 - the same
+            raise self._no_answer(error) from None
         self.breaker.succeeded()
         return replies
 
@@ -77,16 +81,19 @@ class Link:
             raise StoreError("the Redis server does not answer, and is left alone for a while")
 
     def _no_answer(self, error: Exception) -> StoreError:
-        if not isinstance(error, StoreError):
-            self.breaker.failed()
-        return StoreError(f"the Redis server has not answered ({type(error).__name__})")
+        """Return what callers get; what the error itself says may hold a password, a key or a value."""
+        if isinstance(error, StoreError):
+            return error  # nobody was asked, which says nothing of the server
+        self.breaker.failed()
+        kind = error.kind if isinstance(error, NoConnection) else type(error).__name__
+        return StoreError(f"the Redis server has not answered ({kind})")
 
     def close(self) -> None:
-        """Close what nobody uses, and let go of what belongs to event loops."""
+        """Close what nobody uses, and have event loops close what is theirs."""
         if self._wire is not None:
             self._wire.close()
         if self._awire is not None:
-            self._awire.forget()
+            self._awire.close()
 
     async def aclose(self) -> None:
         """Close what nobody uses, and what belongs to this event loop."""
@@ -95,8 +102,14 @@ class Link:
         if self._awire is not None:
             await self._awire.aclose()
 
+    def forget(self) -> None:
+        """Let go of everything, in a child of fork; the parent goes on with the connections."""
+        for wire in (self._wire, self._awire):
+            if wire is not None:
+                wire.forget()
 
-def _wires(server: Any, timeout: float, connect_timeout: float) -> tuple[Any, Any]:
+
+def _wires(server: Any, connect_timeout: float) -> tuple[Any, Any]:
     """Return what blocks and what awaits, to one server; None: there is no client for that."""
     try:
         from .awire import AsyncClientWire, AsyncWire  # the extra is needed only by who has such a store
@@ -106,7 +119,7 @@ def _wires(server: Any, timeout: float, connect_timeout: float) -> tuple[Any, An
             raise
         raise OptionError('RedisStore needs redis-py: python -m pip install "memo-cache[redis]"') from None
     if isinstance(server, str):
-        return Wire(server, timeout, connect_timeout), AsyncWire(server, timeout, connect_timeout)
+        return Wire(server, connect_timeout), AsyncWire(server, connect_timeout)
     blocking = awaiting = None
     for client in server if isinstance(server, tuple) else (server,):
         if AsyncClientWire.takes(client):

@@ -473,7 +473,7 @@ class RedisStore(Store):
 def _in_child() -> None:
     for store in stores():
         if isinstance(store, RedisStore):
-            store._link.close()
+            store._link.forget()
 
 
 in_child(_in_child)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -18,14 +19,24 @@ import redis.asyncio
 import redis.asyncio.retry
 import redis.retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
-from ...errors import OptionError
+from ...errors import OptionError, StoreError
 from ...forks import fork_safe_lock
 from ...stats import logger
-from .commands import Command, Refusal, Reply
+from .commands import Command, NoConnection, Refusal, Reply, check
 
-__all__ = ["AT_ONCE", "IDLE", "ClientWire", "Wire", "check_client", "connection_options", "refusal", "refused"]
+__all__ = [
+    "AT_ONCE",
+    "BUSY",
+    "ClientWire",
+    "Wire",
+    "check_client",
+    "connection_options",
+    "hangs_up",
+    "refusal",
+    "refused",
+]
 
 IDLE: Final = 1.0
 """Seconds after which a connection that nobody has used is looked at before it is used: its server may be gone."""
@@ -34,15 +45,17 @@ AT_ONCE: Final = 4
 """Connections that are made at a time: those who wait for one are mostly served by one that comes back before."""
 
 MOST: Final = 64
-"""Connections that a process has to one server at a time, if the URL does not say `max_connections`."""
+"""Connections that a process, or an event loop, has to one server, if the URL does not say `max_connections`."""
+
+BUSY: Final = "all connections to the Redis server are in use: allow more (max_connections= in the URL)"
 
 
 class TimedSocket:
     """A socket, each call of which has what is left until `deadline`."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, deadline: float | None) -> None:
         self._inner = inner
-        self.deadline: float | None = None  # of the monotonic clock; None: the socket's own timeout
+        self.deadline = deadline  # of the monotonic clock; None: the socket's own timeout
 
     def _arm(self) -> None:
         if self.deadline is not None:
@@ -64,9 +77,11 @@ class TimedSocket:
         return count
 
     def sendall(self, data: Any) -> None:
-        """Send everything."""
-        self._arm()
-        self._inner.sendall(data)
+        """Send everything; not by the `sendall` below, which over TLS would have the time anew for each piece."""
+        rest = memoryview(data)
+        while rest:
+            self._arm()
+            rest = rest[self._inner.send(rest) :]
 
     def settimeout(self, value: float | None) -> None:
         """Set the timeout that holds while there is no deadline."""
@@ -86,26 +101,29 @@ def connection_options(url: str, connect_timeout: float, asynchronous: bool) -> 
     library: Any = redis.asyncio if asynchronous else redis
     retry: Any = redis.asyncio.retry.Retry if asynchronous else redis.retry.Retry
     try:
-        pool: Any = library.ConnectionPool.from_url(url)
+        options = dict(library.connection.parse_url(url))
+        kind = options.pop("connection_class", library.Connection)
+        limit = options.pop("max_connections", MOST)
+        options.update(
+            # While it connects; later the deadline holds.
+            socket_timeout=None if asynchronous else connect_timeout,
+            retry_on_timeout=False,
+            retry=retry(NoBackoff(), 0),
+            health_check_interval=0,
+        )
+        if "path" not in options:
+            options["socket_connect_timeout"] = connect_timeout
+        kind(**options)  # it is not connected; an option that there is not is found now
     except Exception as error:  # noqa: BLE001 - whatever it says may hold the URL
         raise OptionError(
             f"this is no URL of a Redis server ({type(error).__name__}): allowed are redis://host:6379/0, "
-            f"rediss://host:6379/0 and unix:///path?db=0"
+            f"rediss://host:6379/0 and unix:///path?db=0, and behind a ? the options of redis-py's connections"
         ) from None
-    options = dict(pool.connection_kwargs)
     if options.get("decode_responses"):
         raise OptionError("the URL says decode_responses: values are bytes, and only memo decodes them: leave it out")
-    options.update(
-        # While it connects; later the deadline holds.
-        socket_timeout=None if asynchronous else connect_timeout,
-        retry_on_timeout=False,
-        retry=retry(NoBackoff(), 0),
-        health_check_interval=0,
-    )
-    if "path" not in options:
-        options["socket_connect_timeout"] = connect_timeout
-    limit = pool.max_connections
-    return pool.connection_class, options, limit if limit < 2**31 else MOST
+    if limit < 1:
+        raise OptionError(f"the URL says max_connections={limit}: allowed is 1 or more")
+    return kind, options, limit
 
 
 class Wire:
@@ -113,59 +131,68 @@ class Wire:
 
     Args:
         url: of the server.
-        timeout: seconds for which an operation waits for a connection and then for the answers, in all.
         connect_timeout: seconds that connecting may take; that happens aside, and no operation waits for it longer.
     """
 
-    def __init__(self, url: str, timeout: float, connect_timeout: float) -> None:
+    def __init__(self, url: str, connect_timeout: float) -> None:
         inner, self._options, self._limit = connection_options(url, connect_timeout, asynchronous=False)
-        self.timeout = timeout
 
         class Connection(inner):  # type: ignore[misc, valid-type]
             """As the URL says, over a socket of ours."""
 
             def _connect(self) -> Any:
-                return TimedSocket(super()._connect())
+                deadline = time.monotonic() + connect_timeout
+                return TimedSocket(super()._connect(), deadline)
 
         self._connection = Connection
-        # Guards the fields below; waited on by those who need a connection.
+        # Guards the fields below; waited on by those who need a connection. Nothing here is a count that an exception
+        # between two steps could leave wrong, but for `_waiting`, between the two steps of which there is a `try`.
         self._free = threading.Condition(fork_safe_lock())
+        self._all: weakref.WeakSet[Any] = weakref.WeakSet()  # idle or in use; those that somebody lost count no more
         self._idle: list[tuple[Any, float]] = []  # with when it was used last, the latest at the end
-        self._used = 0  # connections that somebody has
         self._waiting = 0  # callers that need one
-        self._connecting = 0  # threads that are connecting
-        self._failures: list[BaseException] = []  # the latest one
+        self._connecting: set[object] = set()  # of each thread that is connecting
+        self._failure = ""  # what the latest failure to connect was
         self._failed = 0  # how many there were
-        self._era = 0  # connections of an earlier one are not used again
 
-    def call(self, commands: Sequence[Command]) -> list[Reply]:
+    def call(self, commands: Sequence[Command], deadline: float) -> list[Reply]:
         """Send commands in one go and return the answers; an error that the server answers is an answer.
 
+        Args:
+            commands: what is asked.
+            deadline: of the monotonic clock, for the wait for a connection and for the answers, in all.
+
         Raises:
+            StoreError: every connection that is allowed was in use.
             Exception: there was no answer in time: whatever the client library or the system raises.
         """
-        deadline = time.monotonic() + self.timeout
-        connection, era = self._take(deadline)
+        connection = self._take(deadline)
         try:
             sock = connection._sock
             sock.deadline = deadline
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            unsent = _send(sock, connection.pack_commands(commands))
             replies: list[Reply] = []
             for _ in commands:
                 try:
                     replies.append(connection.read_response())
                 except ResponseError as error:  # noqa: PERF203 - each is an answer of its own
                     replies.append(refusal(error))
-        except BaseException:
+                    if hangs_up(error):
+                        self._drop(connection, alone=True)
+                        return replies + replies[-1:] * (len(commands) - len(replies))
+            if unsent is not None:
+                raise unsent
+            check(commands, replies)
+            self._give_back(connection)
+        except BaseException as error:
             # Answers that are still on their way must not be taken for those of the next operation.
-            self._drop(connection)
+            self._drop(connection, alone=not isinstance(error, Exception))
             raise
-        self._give_back(connection, era)
         return replies
 
     # -- connections -------------------------------------------------------------------------------------------------
 
-    def _take(self, deadline: float) -> tuple[Any, int]:
+    def _take(self, deadline: float) -> Any:
         stale: list[Any] = []
         with self._free:
             seen = self._failed
@@ -175,68 +202,93 @@ class Wire:
                     while self._idle:
                         connection, used = self._idle.pop()
                         if time.monotonic() - used < IDLE or not _readable(connection):
-                            self._used += 1
-                            return connection, self._era
+                            return connection
+                        self._all.discard(connection)
                         stale.append(connection)
                     if self._failed != seen and not self._connecting:
-                        raise self._failures[-1]
-                    if self._connecting < min(self._waiting, AT_ONCE) and self._connecting + self._used < self._limit:
+                        raise NoConnection(self._failure)
+                    if self._short():
                         self._begin()
                     left = deadline - time.monotonic()
-                    if left <= 0 or not self._free.wait(left):
+                    if left <= 0:
+                        if len(self._all) >= self._limit:
+                            raise StoreError(BUSY)
                         raise TimeoutError("no connection to the server in time")
+                    self._free.wait(left)
             finally:
                 self._waiting -= 1
+                if self._idle and self._waiting:
+                    self._free.notify()  # this one may have been woken for what it leaves behind
                 for each in stale:
                     _close(each)
 
+    def _short(self) -> bool:
+        """Return whether one more connection should be made; the lock is held."""
+        return (
+            len(self._connecting) < min(self._waiting - len(self._idle), AT_ONCE)
+            and len(self._connecting) + len(self._all) < self._limit
+        )
+
     def _begin(self) -> None:
         """Have one more connection made, aside; the lock is held."""
-        self._connecting += 1
+        token = object()
         try:
-            threading.Thread(target=self._connect, args=(self._era,), name="memo-connect", daemon=True).start()
+            self._connecting.add(token)
+            threading.Thread(target=self._connect, args=(token,), name="memo-connect", daemon=True).start()
         except BaseException:
-            self._connecting -= 1
+            self._connecting.discard(token)  # if it runs all the same, it will see that nobody wants it
             raise
 
-    def _connect(self, era: int) -> None:
-        connection = None
-        try:
-            connection = self._connection(**self._options)
-            connection.connect()
-        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+    def _connect(self, token: object) -> None:
+        """Make a connection, and more while callers wait; `token` is gone when they are not wanted any more."""
+        while True:
+            connection = None
+            try:
+                connection = self._connection(**self._options)
+                connection.connect()
+                connection._sock.deadline = None
+            except BaseException as error:  # noqa: BLE001 - whoever waits says so
+                with self._free:
+                    if token in self._connecting:
+                        self._connecting.discard(token)
+                        self._failure, self._failed = type(error).__name__, self._failed + 1
+                        self._free.notify_all()
+                break
             with self._free:
-                if era == self._era:
-                    self._connecting -= 1
-                    self._failures[:] = [error]
-                    self._failed += 1
-                    self._free.notify_all()
-            return
-        with self._free:
-            if era == self._era:
-                self._connecting -= 1
+                if token not in self._connecting:
+                    break
+                self._connecting.discard(token)
+                self._all.add(connection)
                 self._idle.append((connection, time.monotonic()))
                 self._free.notify()
-                return
-        _close(connection)
+                if not self._short():
+                    return
+                self._connecting.add(token)
+        if connection is not None:
+            _close(connection)
 
-    def _give_back(self, connection: Any, era: int) -> None:
+    def _give_back(self, connection: Any) -> None:
         connection._sock.deadline = None
         with self._free:
-            if era == self._era:
-                self._used -= 1
+            if connection in self._all:
                 self._idle.append((connection, time.monotonic()))
                 self._free.notify()
                 return
         _close(connection)
 
-    def _drop(self, connection: Any) -> None:
+    def _drop(self, connection: Any, alone: bool) -> None:
+        """Close a connection; unless it `alone` is the matter, those that nobody uses too.
+
+        Where one is broken the others may be: a server that was restarted has closed them all.
+        """
         with self._free:
-            self._used = max(0, self._used - 1)
-            # Where one is broken the others may be: a server that was restarted has closed them all.
-            rest, self._idle = self._idle, []
+            self._all.discard(connection)
+            rest: list[Any] = []
+            if not alone or any(each is connection for each, _ in self._idle):
+                rest, self._idle = [each for each, _ in self._idle], []
+                self._all.difference_update(rest)
             self._free.notify()
-        for each, _ in rest:
+        for each in rest:
             _close(each)
         _close(connection)
 
@@ -244,11 +296,35 @@ class Wire:
         """Close the connections that nobody uses; the others are closed when they are given back."""
         with self._free:
             rest, self._idle = self._idle, []
-            self._era += 1
-            self._used = self._connecting = 0
+            self._all = weakref.WeakSet()
+            self._connecting.clear()
             self._free.notify_all()
         for each, _ in rest:
             _close(each)
+
+    def forget(self) -> None:
+        """Let go of everything, in a child of fork: nobody waits, uses or connects here, whatever the parent did.
+
+        The client library closes its side only: the parent goes on with the connections.
+        """
+        rest = list(self._all)
+        self._free = threading.Condition(fork_safe_lock())
+        self._waiting = 0
+        self.close()
+        for each in rest:
+            _close(each)
+
+
+def _send(sock: Any, pieces: Sequence[bytes]) -> OSError | None:
+    """Send pieces; where the peer takes no more, return that: it may have said why before it hung up."""
+    try:
+        for piece in pieces:
+            sock.sendall(piece)
+    except TimeoutError:
+        raise
+    except OSError as error:
+        return error
+    return None
 
 
 def _readable(connection: Any) -> bool:
@@ -274,11 +350,28 @@ def check_client(client: Any) -> None:
         raise OptionError("the client was made with decode_responses=True: values are bytes: make it without")
 
 
+# The client library takes the first word off these; not every version of it has all of them.
+_WORDS: Final = {
+    "ClusterCrossSlotError": "CROSSSLOT",
+    "ClusterDownError": "CLUSTERDOWN",
+    "MasterDownError": "MASTERDOWN",
+    "MovedError": "MOVED",
+    "NoPermissionError": "NOPERM",
+    "NoScriptError": "NOSCRIPT",
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+}
+
+
 def refusal(error: ResponseError) -> Refusal:
     """Return what a server has answered, without a text that may hold a key."""
-    if isinstance(error, NoScriptError):
-        return Refusal("NOSCRIPT")  # the client library has taken that word off
-    return Refusal((str(error).split() or [type(error).__name__])[0][:40])
+    word = _WORDS.get(type(error).__name__) or (str(error).split() or [""])[0][:40]
+    return Refusal(word if word.isalpha() and word.isupper() else "ERR")
+
+
+def hangs_up(error: ResponseError) -> bool:
+    """Return whether the server closes the connection after this answer: what was sent was too large for it."""
+    return str(error).startswith("Protocol error")
 
 
 def refused(reply: Reply) -> Reply:
@@ -300,14 +393,19 @@ class ClientWire:
     @staticmethod
     def takes(client: Any) -> bool:
         """Return whether this is a client that blocks."""
-        return isinstance(client, redis.Redis)
+        return isinstance(client, redis.Redis) and not isinstance(client, redis.client.Pipeline)
 
-    def call(self, commands: Sequence[Command]) -> list[Reply]:
+    def call(self, commands: Sequence[Command], deadline: float) -> list[Reply]:
         """Send commands in one go and return the answers; an error that the server answers is an answer."""
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        return [refused(reply) for reply in pipeline.execute(raise_on_error=False)]
+        replies = [refused(reply) for reply in pipeline.execute(raise_on_error=False)]
+        check(commands, replies)
+        return replies
 
     def close(self) -> None:
         """Do nothing: whoever has made the client closes it."""
+
+    def forget(self) -> None:
+        """Do nothing: the client notices by itself that it is in a child of fork."""
