@@ -219,7 +219,7 @@ class Visit:
 
     # -- what the algorithm asks ---------------------------------------------------------------------------------------
 
-    def read(self, key: str) -> Reading:
+    def look(self, key: str, tags: tuple[str, ...], leads: bool = True) -> Reading:
         """Return what has landed since the call began, and the lease that stands there; Redis is not asked again."""
         with guarded:
             seat = self.seat
@@ -228,7 +228,7 @@ class Visit:
     def take(self, key: str, tags: tuple[str, ...], renew: bool) -> Reading | Lease:
         """Return what has landed since the call began, or the lease, a new one if there is none."""
         with guarded:
-            reading = self.read(key)
+            reading = self.look(key, tags)
             if reading.value is not MISSING:
                 return reading
             if self.seat.lease is None:
@@ -255,9 +255,9 @@ class Visit:
             self.client.delete(key)
         return True
 
-    async def aread(self, key: str) -> Reading:
-        """Do what `read` does."""
-        return self.read(key)
+    async def alook(self, key: str, tags: tuple[str, ...], leads: bool = True) -> Reading:
+        """Do what `look` does."""
+        return self.look(key, tags)
 
     async def atake(self, key: str, tags: tuple[str, ...], renew: bool) -> Reading | Lease:
         """Do what `take` does."""
