@@ -14,6 +14,7 @@ import contextlib
 import math
 import os
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Final
 
@@ -51,7 +52,8 @@ class Compaction:
         # stops it finds it started.
         self._lock = fork_safe_lock()
         self._thread: threading.Thread | None = None
-        self._stopped = threading.Event()
+        # No threading.Event: a Ctrl-C within one may leave its lock held for ever.
+        self._stopped = False
         self._next = 0  # the size from which on the garbage is looked at again,
         self._file = b""  # of the file with this id
         self.count = 0
@@ -68,7 +70,7 @@ class Compaction:
             return
         with self._lock:
             if self._thread is None:
-                self._stopped.clear()
+                self._stopped = False
                 self._thread = threading.Thread(target=self._run, name="memo-compaction", daemon=True)
                 try:
                     self._thread.start()
@@ -113,7 +115,7 @@ class Compaction:
         """Rewrite the file now, unless another thread or process does; return whether that was done."""
         store = self._store()
         assert store is not None
-        self._stopped.clear()
+        self._stopped = False
         try:
             self._compact(store)
         except _Stopped:
@@ -124,7 +126,7 @@ class Compaction:
 
     def stop(self) -> None:
         """Break off a compaction that is under way, and wait until it is over."""
-        self._stopped.set()
+        self._stopped = True
         with self._lock:
             thread = self._thread
         # A signal handler may find one that this very thread was just starting.
@@ -181,8 +183,9 @@ class Compaction:
     def _lock_old(self, store: PickleFileStore, old: View) -> None:
         pause, waited = 0.001, 0.0
         while not old.log.try_lock():
-            if waited >= store._timeout or self._stopped.wait(pause):
+            if waited >= store._timeout or self._stopped:
                 raise _Stopped
+            time.sleep(pause)
             waited += pause
 
     def _copy_living(self, store: PickleFileStore, old: View, target: View) -> None:
@@ -232,7 +235,7 @@ class Compaction:
             raise _Stopped  # something that cannot be read stands at the end: who writes next says what it is
 
     def _go_on(self) -> None:
-        if self._stopped.is_set():
+        if self._stopped:
             raise _Stopped
 
 
