@@ -57,8 +57,7 @@ class Filling:
         return waiter
 
     def end(self) -> None:
-        """Tell everyone that it is over."""
-        self.over = True
+        """Wake everyone who waits, after `over` was written."""
         for waiter in self.waiters:
             waiter.set_result(None)
 

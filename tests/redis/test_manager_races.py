@@ -42,8 +42,15 @@ def spawn():
         return future
 
     yield start
+    deadline = time.monotonic() + PATIENCE  # for all of them
     for thread in started:
-        thread.join(PATIENCE)
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+@pytest.fixture(autouse=True)
+def _no_polling(monkeypatch):
+    """Who waits for a SET is woken, and does not find out by looking again and again."""
+    monkeypatch.setattr(desks, "POLL", 10 * PATIENCE)
 
 
 def reached(state):
