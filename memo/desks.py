@@ -52,7 +52,6 @@ class Filling:
     def wait(self) -> Future[None]:
         """Return what is done when this is over, or is already."""
         waiter: Future[None] = Future()
-        waiter.set_running_or_notify_cancel()  # so that no cancellation of a task cancels it
         self.waiters.append(waiter)
         return waiter
 
@@ -173,7 +172,6 @@ def desk_of(client: Any) -> Desk:
 
 def _child() -> None:
     for _, desk in list(_desks.values()):
-        desk.flights.clear()
         desk.seats.clear()  # a SET on its way is the parent's
 
 
