@@ -1,4 +1,4 @@
-"""single_flight="fleet": one load for all processes on a server; whoever waits for it, waits for no longer than he may."""
+"""single_flight="fleet": one load for all processes on a server, and nobody waits for longer than he may."""
 
 from __future__ import annotations
 
