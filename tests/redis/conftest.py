@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -190,3 +191,100 @@ def redis_servers(tmp_path_factory):
 @pytest.fixture(name="closed_port")
 def _closed_port():
     return closed_port()
+
+
+class Peer:
+    """Accepts connections and does with each what `serve` does, in a thread of its own.
+
+    Args:
+        serve: called with each connection, which is closed when it returns.
+    """
+
+    def __init__(self, serve: Any) -> None:
+        self._serve = serve
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.accepted = 0
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            self._open.append(connection)
+            threading.Thread(target=self._run, args=(connection,), daemon=True).start()
+
+    def _run(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            self._serve(connection)
+
+    def close(self) -> None:
+        for each in (self._listener, *self._open):
+            # Without this a thread that waits for it keeps it open.
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+class Peers:
+    """Makes peers, which are gone after the test."""
+
+    def __init__(self) -> None:
+        self._made: list[Peer] = []
+
+    def serving(self, serve: Any) -> Peer:
+        self._made.append(Peer(serve))
+        return self._made[-1]
+
+    def saying(self, data: bytes) -> Peer:
+        """One that says this once it has heard something, whatever that was, and says no more."""
+
+        def serve(connection: socket.socket) -> None:
+            connection.recv(65536)
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):
+                pass
+
+        return self.serving(serve)
+
+    def silent(self) -> Peer:
+        """One that says nothing."""
+
+        def serve(connection: socket.socket) -> None:
+            while connection.recv(65536):
+                pass
+
+        return self.serving(serve)
+
+    def between(self, server: Any, forward: Any) -> Peer:
+        """One that passes on what clients send, and what a server answers as `forward(data, send)` does."""
+
+        def serve(connection: socket.socket) -> None:
+            with socket.create_connection(("127.0.0.1", server.port)) as upstream:
+                threading.Thread(target=answers, args=(connection, upstream), daemon=True).start()
+                while data := connection.recv(65536):
+                    upstream.sendall(data)
+
+        def answers(connection: socket.socket, upstream: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while data := upstream.recv(65536):
+                    forward(data, connection.sendall)
+
+        return self.serving(serve)
+
+    def close(self) -> None:
+        for each in self._made:
+            each.close()
+
+
+@pytest.fixture
+def peers():
+    made = Peers()
+    yield made
+    made.close()

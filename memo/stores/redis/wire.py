@@ -145,9 +145,10 @@ class Wire:
                 return TimedSocket(super()._connect(), deadline)
 
         self._connection = Connection
-        # Guards the fields below; waited on by those who need a connection. Nothing here is a count that an exception
-        # between two steps could leave wrong, but for `_waiting`, between the two steps of which there is a `try`.
-        self._free = threading.Condition(fork_safe_lock())
+        # Guards the fields below. It is entered itself, and not through the condition, whose `__enter__` a Ctrl-C can
+        # leave with the lock taken. No field is a count that is wrong for ever if somebody is interrupted.
+        self._lock = fork_safe_lock()
+        self._free = threading.Condition(self._lock)  # waited on by those who need a connection
         self._all: weakref.WeakSet[Any] = weakref.WeakSet()  # idle or in use; those that somebody lost count no more
         self._idle: list[tuple[Any, float]] = []  # with when it was used last, the latest at the end
         self._waiting = 0  # callers that need one
@@ -194,7 +195,7 @@ class Wire:
 
     def _take(self, deadline: float) -> Any:
         stale: list[Any] = []
-        with self._free:
+        with self._lock:
             seen = self._failed
             self._waiting += 1
             try:
@@ -248,13 +249,13 @@ class Wire:
                 connection.connect()
                 connection._sock.deadline = None
             except BaseException as error:  # noqa: BLE001 - whoever waits says so
-                with self._free:
+                with self._lock:
                     if token in self._connecting:
                         self._connecting.discard(token)
                         self._failure, self._failed = type(error).__name__, self._failed + 1
                         self._free.notify_all()
                 break
-            with self._free:
+            with self._lock:
                 if token not in self._connecting:
                     break
                 self._connecting.discard(token)
@@ -269,7 +270,7 @@ class Wire:
 
     def _give_back(self, connection: Any) -> None:
         connection._sock.deadline = None
-        with self._free:
+        with self._lock:
             if connection in self._all:
                 self._idle.append((connection, time.monotonic()))
                 self._free.notify()
@@ -281,7 +282,7 @@ class Wire:
 
         Where one is broken the others may be: a server that was restarted has closed them all.
         """
-        with self._free:
+        with self._lock:
             self._all.discard(connection)
             rest: list[Any] = []
             if not alone or any(each is connection for each, _ in self._idle):
@@ -294,7 +295,7 @@ class Wire:
 
     def close(self) -> None:
         """Close the connections that nobody uses; the others are closed when they are given back."""
-        with self._free:
+        with self._lock:
             rest, self._idle = self._idle, []
             self._all = weakref.WeakSet()
             self._connecting.clear()
@@ -308,7 +309,7 @@ class Wire:
         The client library closes its side only: the parent goes on with the connections.
         """
         rest = list(self._all)
-        self._free = threading.Condition(fork_safe_lock())
+        self._free = threading.Condition(self._lock)
         self._waiting = 0
         self.close()
         for each in rest:
