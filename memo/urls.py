@@ -12,7 +12,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from .clock import seconds
 from .errors import OptionError, StoreError
-from .stores import MemoryStore, NullStore, PickleFileStore, Store
+from .serializers import network_serializer
+from .stores import MemoryStore, NullStore, PickleFileStore, RedisStore, Store
 from .stores.access import checked_path
 from .stores.logfile import LOCKS
 
@@ -33,10 +34,10 @@ def check_url(url: str, given: str) -> None:
         given: as what, for the error: "store=".
 
     >>> check_url("memory://?max_size=100", "store=")
-    >>> check_url("redis://:secret@host", "store=")
+    >>> check_url("http://:secret@host", "store=")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    memo.errors.OptionError: store='redis:...': this scheme is not known: allowed are 'memory://', 'null://' and 'file://'
+    memo.errors.OptionError: store='http:...': this scheme is not known: allowed are 'memory://', 'null://', ...
     """
     parts = _parts(url, given)
     if parts.scheme in _OPTIONS:
@@ -50,12 +51,14 @@ def make_store(url: str, prefix: str, default_ttl: float | None) -> Store:
 
     Args:
         url: which has been checked.
-        prefix: what begins each key, where a store shares its keys' space with others; "" for nothing.
-        default_ttl: seconds, for a URL that does not say it; None: what is stored never expires.
+        prefix: what begins each key, where a store shares its keys' space with others; "" for nothing, or the store's
+            own default.
+        default_ttl: seconds, for a URL that does not say it; None: what is stored never expires, or lives for as long
+            as the store's own default says.
 
     Raises:
         OptionError: what is registered for the scheme cannot be imported, or is not what makes a store; the folder of a
-            file is missing.
+            file is missing; redis-py is, or does not know an option.
         StoreError: it failed; the file must not be used.
     """
     parts = _parts(url, "store=")
@@ -63,6 +66,13 @@ def make_store(url: str, prefix: str, default_ttl: float | None) -> Store:
         return MemoryStore(**{"default_ttl": default_ttl, **_options(parts, "store=")})
     if parts.scheme == "null":
         return NullStore()
+    if parts.scheme in _REDIS:
+        given = {"prefix": prefix, "default_ttl": default_ttl}  # what says nothing leaves the store's own default
+        said = {name: value for name, value in given.items() if value not in ("", None)}
+        try:
+            return RedisStore(_server(parts), **{**said, **_options(parts, "store=")})
+        except OptionError as error:
+            raise OptionError(f"store={_shown(parts)!r}: {error}") from None
     if parts.scheme == "file":
         return PickleFileStore(_path(parts, "store="), **{"default_ttl": default_ttl, **_options(parts, "store=")})
     point = _entry_point(parts, "store=")
@@ -121,6 +131,8 @@ def _options(parts: SplitResult, given: str) -> dict[str, Any]:
         if not LOCKS:  # pragma: no cover - Windows
             raise OptionError(f"{shown}: a file store needs flock, which this system does not have: use 'memory://'")
         _path(parts, given)
+    elif scheme in _REDIS:
+        _check_redis(parts, shown)
     elif parts.netloc or parts.path or parts.fragment:
         raise OptionError(f"{shown}: a {scheme} URL has no host and no path: '{scheme}://?name=value'")
     pairs = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -129,11 +141,35 @@ def _options(parts: SplitResult, given: str) -> dict[str, Any]:
             f"{shown}: a secret does not belong into a URL, which settings and logs show: "
             f"give a store, PickleFileStore(path, secret=...)"
         )
-    if pairs.keys() - known.keys():
+    if scheme in _REDIS:
+        pairs = {name: text for name, text in pairs.items() if name in known}
+    elif pairs.keys() - known.keys():
         # Not its name: that may be the rest of a password with a '?' or '&' in it.
         allowed = f"allowed are {_listed(list(map(repr, known)))}" if known else f"a {scheme} URL has none"
         raise OptionError(f"{shown}: there is an option that is not known: {allowed}")
     return {name: known[name](f"{shown}: {name}={text!r}", text) for name, text in pairs.items()}
+
+
+def _server(parts: SplitResult) -> str:
+    """Return a Redis URL without the options that are memo's: the rest is for the client library."""
+    pieces = parts.query.split("&")
+    rest = "&".join(piece for piece in pieces if unquote(piece.partition("=")[0]) not in _NETWORK)
+    return f"{parts.scheme}://{parts.netloc}{parts.path}" + (f"?{rest}" if rest else "")
+
+
+def _check_redis(parts: SplitResult, shown: str) -> None:
+    """Raise OptionError for what can be seen without the client library, which says the rest when a store is made."""
+    if parts.fragment:
+        raise OptionError(f"{shown}: a '#' in a Redis URL, as in a password, is written as '%23'")
+    try:
+        _ = parts.port  # which is read now
+    except ValueError:
+        raise OptionError(f"{shown}: the port of a Redis URL is a number from 0 to 65535") from None
+    if parts.scheme == "unix":
+        if parts.hostname or not parts.path:
+            raise OptionError(f"{shown}: a unix URL has the absolute path of a socket: 'unix:///run/redis.sock?db=0'")
+    elif not parts.path.strip("/").isdecimal() and parts.path.strip("/"):
+        raise OptionError(f"{shown}: after the host of a Redis URL comes the number of a database: '/0'")
 
 
 def _path(parts: SplitResult, given: str) -> str:
@@ -177,10 +213,37 @@ def _seconds_or_none(shown: str, text: str) -> float | None:
         raise OptionError(f"{error}, and 'none'") from None
 
 
+def _prefix(shown: str, text: str) -> str:
+    if not text or not text.isprintable():
+        raise OptionError(f"{shown}: allowed is text that is not empty, without control characters")
+    return text
+
+
+def _serializer(shown: str, text: str) -> str:
+    name = text.replace(" ", "+")  # as a query has it, "json+gzip" is "json gzip"
+    try:
+        network_serializer(name)
+    except OptionError as error:
+        raise OptionError(f"{shown}: {error}") from None
+    return name
+
+
+_NETWORK: Final[dict[str, Callable[[str, str], Any]]] = {
+    "default_ttl": _seconds_or_none,
+    "timeout": _seconds,
+    "connect_timeout": _seconds,
+    "serializer": _serializer,
+    "prefix": _prefix,
+}
+"""Of a Redis URL; all others are the client library's."""
+
+_REDIS: Final = ("redis", "rediss", "unix")
+
 _OPTIONS: Final[dict[str, dict[str, Callable[[str, str], Any]]]] = {
     "memory": {"max_size": _count, "default_ttl": _seconds_or_none, "cleanup_interval": _seconds_or_none},
     "null": {},
     "file": {"max_size": _count, "default_ttl": _seconds_or_none, "timeout": _seconds},
+    **dict.fromkeys(_REDIS, _NETWORK),
 }
 
 

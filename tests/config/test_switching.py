@@ -398,7 +398,7 @@ def test_helpers_act_on_the_overriding_store_alone() -> None:
 
 
 def test_what_is_no_store_is_refused_at_once_and_a_name_that_stands_for_none_by_the_call() -> None:
-    for store in (None, 5, "redis://host", "a b", ["memory://"], function()):
+    for store in (None, 5, "etcd://host", "a b", ["memory://"], function()):
         with pytest.raises(OptionError, match=r"^override\(\): store="):
             override(store)
     fn = function()

@@ -140,8 +140,9 @@ def _loaded_by_dependencies() -> bool:
 
 def test_an_error_lists_what_is_registered(mine: Any) -> None:
     mine.add("memo-other", "other = memo_mine:factory")
-    with pytest.raises(OptionError, match=r"allowed are 'memory://', 'null://', 'file://', 'mine://' and 'other://'$"):
-        check_store("redis://host", "fn")
+    known = "'memory://', 'null://', 'file://', 'redis://', 'rediss://', 'unix://'"
+    with pytest.raises(OptionError, match=rf"allowed are {known}, 'mine://' and 'other://'$"):
+        check_store("etcd://host", "fn")
 
 
 def refused(url: str) -> OptionError | StoreError:
@@ -218,7 +219,7 @@ def test_no_password_is_shown_wherever_a_url_is_refused(where: str, monkeypatch:
             "override": lambda: override(url),
         }[where]()
 
-    for url in ("redis://:hunter2@host", "memory://:hunter2@?max_size=5", "memory://?x&hunter2=5", "http://[hunter2"):
+    for url in ("etcd://:hunter2@host", "memory://:hunter2@?max_size=5", "memory://?x&hunter2=5", "http://[hunter2"):
         with pytest.raises(OptionError) as caught:
             give(url)
         assert "hunter2" not in "".join(traceback.format_exception(caught.value))
