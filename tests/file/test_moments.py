@@ -346,7 +346,7 @@ HANDLERS = {
 def test_a_signal_handler_at_any_moment_may_use_the_store(world, operation, handler):
     number, left = 0, 1
     while left:
-        number += 1 if NIGHTLY or number < 3 else 4
+        number += 1 if NIGHTLY or number < 3 else 4 if operation != "compact" else 15
         world.begin()
         act = Once(HANDLERS[handler])
         try:
@@ -446,7 +446,7 @@ def test_finalizers_may_use_the_store(world):
                 try:
                     world.store.get("text")
                     world.store.set(f"freed {len(freed) % 10}", 1)
-                    world.f(len(freed) % 5)
+                    world.store.get("f(1)")  # no call: CPython 3.11 may crash when a finalizer sets a context variable
                     if len(freed) % 20 == 0:
                         world.store.invalidate_tags("t")
                 except StoreError:

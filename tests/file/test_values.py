@@ -16,7 +16,7 @@ import weakref
 import pytest
 
 from memo import PickleFileStore, StoreError, cache_aside
-from memo.stores import entries
+from memo.stores import compaction, entries
 
 SECRET = b"a secret of the tests, 32 bytes."
 
@@ -242,7 +242,8 @@ def test_user_code_runs_while_no_lock_is_held(path, store, make):
 # -- very large ones --------------------------------------------------------------------------------------------------
 
 
-def test_a_value_of_100_megabytes_is_stored_and_read(path):
+def test_a_value_of_100_megabytes_is_stored_and_read(path, monkeypatch):
+    monkeypatch.setattr(compaction, "SMALLEST", 1 << 40)  # none but the one below
     store, value = PickleFileStore(path), os.urandom(1_000) * 100_000
     store.set("a", value)
     store.set("b", 1)
