@@ -1,4 +1,4 @@
-"""redis://, rediss:// and unix:// wherever a URL is given: which options are memo's, and what is told when one is wrong."""
+"""redis://, rediss:// and unix:// wherever a URL is given: which options are memo's, and what is told of a bad one."""
 
 from __future__ import annotations
 
