@@ -36,6 +36,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _left_alone_by_the_collector() -> None:
+    """So let it not look either at what the tests before have left: reports, examples, modules."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(start=1_000.0)

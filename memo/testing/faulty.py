@@ -407,6 +407,14 @@ class FaultyStore(Store):
         self._do("close")
 
 
+class _Looking:
+    """The reads of a space for calls that are going to load: what fails, is delayed or corrupted is a read."""
+
+    def __init__(self, inner: Space) -> None:
+        self.read, self.aread = inner.look, inner.alook
+        self.remove, self.aremove = inner.remove, inner.aremove  # of what cannot be decoded
+
+
 class _FaultySpace(Space):
     """A function's part of the inner store, with the faults in front of it.
 
@@ -432,6 +440,12 @@ class _FaultySpace(Space):
 
     def read(self, key: Any) -> Reading:
         return self._do("read", key)  # type: ignore[no-any-return]
+
+    def look(self, key: Any, tags: tuple[str, ...], leads: bool = True) -> Reading:
+        return self._faults.perform("read", _Looking(self._inner), (key, tags, leads))  # type: ignore[no-any-return]
+
+    async def alook(self, key: Any, tags: tuple[str, ...], leads: bool = True) -> Reading:
+        return await self._faults.aperform("read", _Looking(self._inner), (key, tags, leads))  # type: ignore[no-any-return]
 
     def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading | Lease:
         return self._do("take", key, tags, renew)  # type: ignore[no-any-return]

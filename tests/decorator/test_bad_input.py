@@ -164,7 +164,7 @@ BAD: list[tuple[str, Any]] = [
     ),
     *(("cache_none", value) for value in (None, 1, 0, "yes", [])),
     *(("cache_if", value) for value in (1, "x", True, [], False)),
-    *(("single_flight", value) for value in (True, False, "fleet", "Process", "", 1)),
+    *(("single_flight", value) for value in (True, False, "Fleet", "Process", "", 1)),
     *(
         ("store", value)
         for value in (

@@ -149,7 +149,20 @@ def test_there_is_an_operation_for_every_method_of_stores_and_spaces():
     """A method that is added to either must be able to fail, too."""
     own = {name for kind in (Store, Space) for name in vars(kind) if not name.startswith("_")}
     twins = {name for name in own if name[0] == "a" and name[1:] in own}
-    not_io = {"attach", "of", "join", "leave", "shared", "flights", "local", "raw", "instance", "default_ttl"}
+    not_io = {
+        "attach",
+        "of",
+        "join",
+        "leave",
+        "shared",
+        "flights",
+        "local",
+        "raw",
+        "instance",
+        "default_ttl",
+        "fleet",
+        "look",
+    }
     per_key = {name for name in vars(Space) if name.endswith("_many")}  # each key is an operation of its own
     assert own - twins - not_io - per_key == set(FaultyStore.OPERATIONS)
 
