@@ -364,10 +364,10 @@ def test_a_lease_that_is_not_ones_own_is_given_back_by_nobody():
 
 
 def test_leases_are_equal_by_what_was_seen():
-    assert LEASE == RedisLease(b"ABCDEFGHIJKL", b"s")
+    assert RedisLease(b"ABCDEFGHIJKL", b"s") == LEASE
     assert hash(LEASE) == hash(RedisLease(b"ABCDEFGHIJKL", b"s"))
-    assert LEASE != RedisLease(b"ABCDEFGHIJKL", b"t")
-    assert LEASE != RedisLease(b"ABCDEFGHIJKM", b"s")
+    assert RedisLease(b"ABCDEFGHIJKL", b"t") != LEASE
+    assert RedisLease(b"ABCDEFGHIJKM", b"s") != LEASE
     assert LEASE != b"ABCDEFGHIJKL"
 
 
