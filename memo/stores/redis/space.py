@@ -59,21 +59,23 @@ class RedisSpace(Space):
     def _named(self, tags: tuple[str, ...]) -> bytes:
         return protocol.names(self.owner, tags) if tags else self._plain
 
-    def _look(self, key: str, tags: tuple[str, ...], take: bool) -> Steps[Reading]:
+    def _look(self, key: str, tags: tuple[str, ...], take: bool, counts: bool = True) -> Steps[Reading]:
         """Return the reading of a call's key."""
         longest = self._longest if take else None
         seen = yield from self._steps.look(key, self.owner, tags, self._named(tags), longest, self._timed)
+        if seen.strange and counts:
+            self._store._strange(self.owner)
         return self._reading(key, seen)
 
     def _look_many(self, calls: Sequence[tuple[str, tuple[str, ...]]]) -> Steps[list[Any]]:
         """Return the readings of several calls' keys, which take nothing."""
         named = [self._named(tags) for _, tags in calls]
         seen = yield from self._steps.look_many(calls, self.owner, named, self._timed)
+        for _ in filter(lambda each: each.strange, seen):
+            self._store._strange(self.owner)
         return [self._reading(key, each) for (key, _), each in zip(calls, seen, strict=True)]
 
     def _reading(self, key: str, seen: Seen) -> Reading:
-        if seen.strange:
-            self._store._strange(self.owner)
         if seen.standing is None:
             if seen.lease is None:
                 return ABSENT
@@ -101,7 +103,7 @@ class RedisSpace(Space):
         if renew:
             lease = yield from self._steps.renew(key, self.owner, tags, self._longest, fleet)
             return Reading(MISSING, lease)
-        reading = yield from self._look(key, tags, take=True)
+        reading = yield from self._look(key, tags, take=True, counts=False)  # the first look has counted
         if reading.value is not MISSING and not reading.due:
             return reading
         lease = reading.lease

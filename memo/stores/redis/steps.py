@@ -153,14 +153,13 @@ class StoreSteps(EntrySteps):
             payload = _payload(each)
             if payload is None:
                 life, _ = self.milliseconds(DEFAULT)
-                total, entry = amount, None if found is None else protocol.parse(found)
-                seen = b"" if found is None else protocol.foreign(found) if entry is None else entry.id
+                total, seen = amount, _id_of(found)
             else:
                 number = loads(payload)
                 if type(number) not in (int, float):
                     raise ValueError(f"increment({key!r}): there is a {type(number).__name__}, which is not a number")
                 total, life = number + amount, max(0, left)
-                seen = protocol.foreign(found) if isinstance(each, bytes) else each.entry.id  # type: ignore[union-attr]
+                seen = _id_of(found)
             data = dumps(total)
             if isinstance(each, Standing) and payload is not None:
                 old = each.entry
@@ -222,6 +221,14 @@ def together(steps: Sequence[Steps[T]]) -> Steps[list[T | Exception]]:
             advance(index, replies[at : at + len(commands)])
             at += len(commands)
     return results
+
+
+def _id_of(found: Reply) -> bytes:
+    """Return what a script compares with what stands at a key; nothing: nothing stands there."""
+    if not isinstance(found, bytes):
+        return b"" if found is None else protocol.FOREIGN
+    entry = protocol.parse(found)
+    return protocol.foreign(found) if entry is None else entry.id
 
 
 def _payload(worth: Standing | bytes | None) -> bytes | None:
