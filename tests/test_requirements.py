@@ -920,7 +920,76 @@ PROTOCOL = {
     ],
 }
 
+# The Redis store over a real server: issue 5, items 1, 2, 3 and 7.
+REDIS_STORE = {
+    "the state machines": [
+        "redis/test_store_machine.py::TestRedisMachine",
+        "redis/test_store_machine.py::TestAwaitedMachine",
+        "redis/test_store_machine.py::TestPickleMachine",
+        "redis/test_store_machine.py::TestAwaitedPickleMachine",
+    ],
+    "stale windows by the server's time": [
+        "redis/test_store_machine.py::TestRedisWindows",
+        "redis/test_store_machine.py::TestFleetWindows",
+        "redis/test_steps.py::test_stale_early_and_kept_go_by_the_time_that_the_server_has_left",
+    ],
+    "no stale fill in any interleaving of two processes": [
+        (
+            "redis/test_no_stale_fill_redis.py::"
+            "test_in_no_interleaving_of_two_processes_is_a_call_given_what_an_invalidation_overtook"
+        ),
+        "redis/test_no_stale_fill_redis.py::test_nor_whatever_stands_there_at_first",
+        "redis/test_no_stale_fill_redis.py::test_nor_if_others_come_between_two_commands_of_one_round_trip",
+        "redis/test_no_stale_fill_redis.py::test_nor_where_one_process_loads_for_all",
+    ],
+    "no stale fill if entries, placeholders, stamps or scripts are lost": [
+        "redis/test_no_stale_fill_redis.py::test_nor_if_the_server_loses_something_meanwhile"
+    ],
+    "no stale fill in a race of real processes": [
+        "redis/test_no_stale_fill_redis.py::test_real_processes_in_a_race_are_never_given_anything_stale"
+    ],
+    "fleet: one load over processes, threads and tasks": [
+        "redis/test_fleet.py::test_three_processes_with_threads_and_tasks_load_once",
+        "redis/test_fleet.py::test_what_was_invalidated_by_a_tag_is_loaded_once",
+        "redis/test_fleet.py::test_of_a_stale_value_one_process_makes_the_refresh_and_the_others_serve_it",
+    ],
+    "fleet: waits are bounded": [
+        "redis/test_fleet.py::test_who_has_waited_for_as_long_as_he_may_loads_by_himself",
+        "redis/test_fleet.py::test_it_does_not_wait_for_ever_for_one_and_the_same_load",
+    ],
+    "fleet: a dead owner, a late one, one that raises": [
+        "redis/test_fleet.py::test_a_killed_owner_is_waited_for_until_its_placeholder_is_over",
+        "redis/test_fleet.py::test_the_late_fill_of_one_that_was_only_slow_is_refused",
+        "redis/test_fleet.py::test_an_owner_that_raises_lets_the_next_one_load_at_once",
+    ],
+    "fleet: other stores": [
+        "redis/test_fleet.py::test_where_there_is_one_process_only_it_is_the_fleet",
+        "redis/test_fleet.py::test_a_file_has_no_fleet_and_says_what_has",
+    ],
+    "round trips": [
+        "redis/test_steps.py::test_a_hit_is_one_round_trip_and_a_miss_two",
+        "redis/test_steps.py::test_of_many_ids_the_hits_are_one_round_trip_and_so_are_the_leases_and_the_fills",
+    ],
+    "ten thousand keys": ["redis/test_steps.py::test_ten_thousand_keys_are_listed_and_removed_by_pattern_in_batches"],
+    "a prefix is taken as it is": ["redis/test_steps.py::test_a_prefix_is_taken_as_it_is"],
+    "the store's own keys": ["redis/test_steps.py::test_keys_of_stamps_are_refused"],
+    "golden payloads": ["redis/test_golden_payloads.py"],
+    "what somebody else has put there": [
+        "redis/test_redis_traps.py::test_a_plain_value_at_a_functions_key_is_a_miss_counted_and_warned_of_once",
+        "redis/test_redis_traps.py::test_two_functions_of_one_key_see_each_others_results_as_misses",
+        "redis/test_redis_traps.py::test_a_list_at_a_key_is_a_miss_and_is_replaced",
+        "redis/test_redis_traps.py::test_bytes_that_are_nobodys_are_a_miss_and_are_replaced",
+    ],
+    "plain JSON": ["redis/test_redis_traps.py::test_what_set_stores_is_plain_json_for_a_bare_client"],
+    "URLs": [
+        "redis/test_redis_urls.py::test_a_url_is_a_redis_store",
+        "redis/test_redis_urls.py::test_nothing_connects_before_the_first_call",
+        "redis/test_redis_urls.py::test_no_password_is_shown",
+    ],
+}
+
 ROWS = {
+    **{f"redis store: {name}": tests for name, tests in REDIS_STORE.items()},
     **{f"file store: {name}": tests for name, tests in FILE.items()},
     **{f"command: {name}": tests for name, tests in COMMAND.items()},
     **{f"seen: {name}": tests for name, tests in SEEN.items()},

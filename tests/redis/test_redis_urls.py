@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import memo
-from memo import OptionError, RedisStore, cache_aside, configure, override
+from memo import OptionError, RedisStore, cache_aside, configure, override, urls
 from memo.config import check_store, resolve_store
 from memo.stores.redis import link
 
@@ -189,3 +189,12 @@ def test_a_password_with_every_character_reaches_the_client(redis_servers):
     store = resolve_store(url)
     store.set("k", 1)
     assert store.get("k") == 1
+
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference.md"
+
+
+@pytest.mark.parametrize("name", list(urls._OPTIONS["redis"]))
+def test_the_reference_has_every_option_of_a_redis_url(name):
+    (row,) = [line for line in REFERENCE.read_text(encoding="utf-8").splitlines() if line.startswith("| `redis://")]
+    assert f"`{name}`" in row
