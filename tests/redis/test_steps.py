@@ -547,3 +547,111 @@ def test_a_value_that_looks_like_an_entry_is_refused(redis_server):
     with pytest.raises(StoreError, match="begins as an entry of a decorated function does"):
         store.set("k", b"#memo1 x")
     store.close()
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_functions_number_is_added_to_and_stays_the_functions(store, client):
+    f = decorated(False, lambda x: 5, store=store, tags=("t",))
+    f(1)
+    before = client.get("cache:f(1)")
+    assert store.increment("f(1)", 2) == 7
+    assert f(1) == f.peek(1) == store.get("f(1)") == 7
+    assert f.stats().loads == 1
+    assert client.get("cache:f(1)")[7:19] != before[7:19], "no load that began before fills it"
+    assert 50 < store.ttl("f(1)") <= 60
+    store.invalidate_tags("t")
+    assert f.peek(1) is MISSING
+
+
+def test_adding_keeps_the_time_that_is_left(store, client):
+    store.set("n", 1, None)
+    assert store.increment("n") == 2
+    assert client.pttl("cache:n") == -1
+    store.set("n", 1, 50)
+    assert store.increment("n") == 2
+    assert 40_000 < client.pttl("cache:n") <= 50_000
+    assert store.increment("new") == 1
+    assert 50_000 < client.pttl("cache:new") <= 60_000
+
+
+def test_what_is_about_to_end_does_not_live_for_ever():
+    """0 milliseconds that are left are not the 0 that means no end."""
+    steps = ours.increment("k", 1, lambda data: 1, lambda total: b"2")
+    steps.send(None)
+    (command,) = steps.send([b"1", 0])
+    assert command[-1] == 1
+
+
+def test_adding_begins_anew_if_somebody_was_faster():
+    steps = ours.increment("k", 1, int, lambda total: b"%d" % total)
+    steps.send(None)
+    (command,) = steps.send([None, -2])
+    assert command == ("SET", b"cache:k", b"1", "NX", "PX", 60_000)
+    assert [name for name, *_ in steps.send([None])] == ["GET", "PTTL"]
+    (command,) = steps.send([b"7", 5_000])
+    assert command == protocol.FILL(b"cache:k", protocol.foreign(b"7"), b"8", 5_000)
+    assert [name for name, *_ in steps.send([0])] == ["GET", "PTTL"]
+    (command,) = steps.send([b"8", 5_000])
+    with pytest.raises(StopIteration) as stop:
+        steps.send([1])
+    assert stop.value.value == 9
+
+
+def test_a_time_that_the_server_does_not_tell_is_no_time():
+    entry = protocol.header(b"A" * 12, protocol.digest(b"cache:k"), b"s", None, b'["f"]') + b"1"
+    assert answered(ours.left("k"), [entry, 5], [b"s", NO]) is None
+    assert answered(ours.left("k"), [entry, 5], [b"s", 5_000]) == 5
+
+
+# -- what is told of failures ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("awaits", [False, True])
+def test_a_server_that_refuses_is_told_where_it_matters(store, client, awaits):
+    client.config_set("maxmemory", 1)
+    try:
+        run(awaits, store.aset if awaits else store.set, "k", 1)
+        assert run(awaits, store.aget if awaits else store.get, "k", "none") == "none"
+        with pytest.raises(StoreError, match=r"the Redis server refuses \(OOM\)"):
+            run(awaits, store.aincrement if awaits else store.increment, "k")
+        assert run(awaits, store.adelete if awaits else store.delete, "k") is False
+        f = decorated(awaits, lambda x: x, store=store)
+        assert run(awaits, f, 1) == 1
+        with pytest.raises(StoreError):
+            run(awaits, f.set, 5, 1)
+        run(awaits, f.invalidate, 1)
+        run(awaits, f.invalidate_all)
+    finally:
+        client.config_set("maxmemory", 0)
+    assert store.stats().errors == {"set": 1}
+    assert run(awaits, f, 1) == run(awaits, f, 1) == 1
+    assert f.stats().hits == 1
+
+
+@pytest.mark.parametrize("awaits", [False, True])
+def test_reads_of_a_server_that_is_gone_are_misses(closed_port, awaits):
+    store = RedisStore(f"redis://127.0.0.1:{closed_port}/0")
+    assert run(awaits, store.aget_many if awaits else store.get_many, ["a", "b"]) == {}
+    assert run(awaits, store.akeys if awaits else store.keys) == []
+    run(awaits, store.aset_many if awaits else store.set_many, {"a": 1})
+    stats = run(awaits, store.astats if awaits else store.stats)
+    assert (stats.misses, stats.size) == (2, 0)
+    assert stats.errors == {"get_many": 1, "keys": 1, "set_many": 1, "stats": 1}
+
+
+@pytest.mark.parametrize("bad", ["", None, b"cache:", 5])
+def test_a_prefix_that_is_none_is_refused(bad):
+    with pytest.raises(OptionError, match=r"^prefix="):
+        RedisStore(prefix=bad)
+
+
+def test_nothing_asked_of_many_is_no_round_trip(store, trips):
+    assert store.get_many([]) == asyncio.run(store.aget_many([])) == {}
+    store.set_many({})
+    asyncio.run(store.aset_many({}))
+    assert store.delete_many([]) == asyncio.run(store.adelete_many([])) == 0
+    store.invalidate_tags()
+    asyncio.run(store.ainvalidate_tags())
+    assert trips.taken() == []

@@ -158,7 +158,7 @@ class StoreSteps(EntrySteps):
                 number = loads(payload)
                 if type(number) not in (int, float):
                     raise ValueError(f"increment({key!r}): there is a {type(number).__name__}, which is not a number")
-                total, life = number + amount, max(0, left)
+                total, life = number + amount, 0 if left == -1 else max(1, left)
                 seen = _id_of(found)
             data = dumps(total)
             if isinstance(each, Standing) and payload is not None:
