@@ -135,11 +135,11 @@ class LoopPool:
         failure = asyncio.CancelledError() if task.cancelled() else task.exception()
         if failure is None:
             self._offer(connection)
-        else:
-            self._discard(connection)
-            if not self._connecting:
-                self._refuse(type(failure).__name__)
-        self._grow()
+            self._grow()
+            return
+        self._discard(connection)
+        if not self._connecting:  # else another one may succeed
+            self._refuse(type(failure).__name__)
 
     def _refuse(self, kind: str) -> None:
         """Tell all who wait that they get nothing."""
@@ -225,7 +225,7 @@ def _cut(connection: Any) -> None:
         transport = encrypted._transport
     raw = getattr(transport, "_sock", None)
     if raw is not None:
-        transport._sock = None
+        transport._sock, transport._closing = None, True
         raw.close()
 
 

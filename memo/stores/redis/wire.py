@@ -206,9 +206,10 @@ class Wire:
                             return connection
                         self._all.discard(connection)
                         stale.append(connection)
-                    if self._failed != seen and not self._connecting:
-                        raise NoConnection(self._failure)
-                    if self._short():
+                    if self._failed != seen:
+                        if not self._connecting:  # else another one may succeed
+                            raise NoConnection(self._failure)
+                    elif self._short():
                         self._begin()
                     left = deadline - time.monotonic()
                     if left <= 0:

@@ -1,0 +1,267 @@
+"""Event loops, threads and processes come and go: each has connections of its own, and none is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import threading
+import warnings
+
+import pytest
+
+from memo import RedisStore, cache_aside
+
+LONG = 20.0
+"""Seconds after which a test that hangs fails."""
+
+
+@pytest.fixture
+def store(redis_server):
+    made = RedisStore(redis_server.url, timeout=LONG)
+    yield made
+    made.close()
+
+
+def connected(server):
+    """How many connections the server has, but for the one that asks."""
+    with server.client() as client:
+        return len(client.client_list()) - 1
+
+
+def comes_to(server, count):
+    """Wait until the server has no more connections than that: it hears of an end a little later."""
+    return any(connected(server) <= count for _ in range(5_000))
+
+
+def descriptors():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))
+
+
+async def used(store, name="k"):
+    """Use a store in several tasks; every answer is its question's."""
+    await store.aset_many({f"{name}{number}": [name, number] for number in range(5)})
+    found = await asyncio.gather(*(store.aget(f"{name}{number}") for number in range(5)))
+    assert found == [[name, number] for number in range(5)]
+
+
+def test_a_hundred_loops_in_a_row_leave_nothing_behind(store, redis_server):
+    asyncio.run(used(store))
+    before = descriptors()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in range(100):
+            asyncio.run(used(store, f"n{number}-"))
+            assert len(store._link._awire._pools) == 1
+        assert descriptors() <= before
+    assert comes_to(redis_server, 0)
+
+
+def test_loops_in_many_threads_have_connections_of_their_own(store, redis_server):
+    errors = []
+    barrier = threading.Barrier(8)
+
+    def run(name):
+        try:
+            barrier.wait(LONG)
+            for number in range(5):
+                asyncio.run(used(store, f"{name}-{number}-"))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(3 * LONG)
+        assert not thread.is_alive()
+    assert errors == []
+    assert comes_to(redis_server, 0)
+
+
+def closed_abruptly(store, name="k"):
+    """Use a store in a loop that is closed without a shutdown of its async generators."""
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(used(store, name))
+    loop.close()
+
+
+def test_loops_that_are_just_closed_leave_nothing_behind(store, redis_server):
+    closed_abruptly(store)
+    closed_abruptly(store)
+    before = descriptors()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in range(30):
+            closed_abruptly(store, f"n{number}-")
+            assert len(store._link._awire._pools) == 1
+        assert descriptors() <= before
+        asyncio.run(used(store))
+        gc.collect()
+    assert comes_to(redis_server, 0)
+
+
+def test_closing_a_store_drops_what_closed_loops_have_left(store, redis_server):
+    closed_abruptly(store)
+    assert connected(redis_server) > 0
+    store.close()
+    assert comes_to(redis_server, 0)
+
+
+async def test_closing_from_another_thread_harms_no_call_of_a_loop(store, redis_server):
+    await used(store)
+    stop = []
+
+    async def work():
+        while not stop:
+            await used(store)
+
+    task = asyncio.ensure_future(work())
+    for _ in range(20):
+        await asyncio.to_thread(store.close)
+    stop.append(True)
+    await task
+    await store.aclose()
+    assert await asyncio.to_thread(comes_to, redis_server, 0)
+
+
+async def test_an_awaited_close_ends_the_connections_of_this_loop(store, redis_server):
+    await used(store)
+    store.get("k0")
+    await store.aclose()
+    assert await asyncio.to_thread(comes_to, redis_server, 0)
+    await used(store)
+    await store.aclose()
+
+
+async def test_a_loop_of_another_thread_that_ends_meanwhile_is_no_matter(store):
+    thread = threading.Thread(target=lambda: asyncio.run(used(store, "other")))
+    thread.start()
+    await used(store)
+    thread.join(LONG)
+    await used(store)
+    assert len(store._link._awire._pools) <= 2
+    store.close()
+
+
+def test_one_store_serves_threads_and_tasks_at_once(store, redis_server):
+    calls = []
+
+    @cache_aside(store=store, key="f:{number}", ttl=100)
+    def blocking(number: int) -> int:
+        calls.append(number)
+        return number
+
+    @cache_aside(store=store, key="g:{number}", ttl=100)
+    async def awaited(number: int) -> int:
+        calls.append(number)
+        return number
+
+    def threads():
+        for number in range(30):
+            assert blocking(number) == number
+
+    async def tasks():
+        for number in range(30):
+            assert await awaited(number) == number
+
+    async def main():
+        await asyncio.gather(*(asyncio.to_thread(threads) for _ in range(3)), *(tasks() for _ in range(20)))
+
+    asyncio.run(main())
+    assert set(calls) == set(range(30))
+    store.close()
+    assert comes_to(redis_server, 0)
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+
+
+def children(count, work):
+    """Fork children that do some work; return their exit codes: 0 where it did not fail."""
+    idents = []
+    for number in range(count):
+        ident = os.fork()
+        if not ident:
+            code = 1
+            try:
+                signal.alarm(60)
+                work(number)
+                code = 0
+            except BaseException as error:
+                print(f"child {number}: {error!r}", file=sys.stderr)
+            finally:
+                os._exit(code)
+        idents.append(ident)
+    return idents
+
+
+def ended(idents):
+    return [os.waitstatus_to_exitcode(os.waitpid(ident, 0)[1]) for ident in idents]
+
+
+def read_and_write(store, name):
+    for number in range(300):
+        key = f"{name}:{number % 7}"
+        store.set(key, [name, number])
+        assert store.get(key) == [name, number]
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_children_and_parent_use_a_store_at_once(store, redis_server, untraced):
+    store.set("parent", 1)
+    ours = {connection for connection, _ in store._link._wire._idle}
+    idents = children(4, lambda number: read_and_write(store, f"child{number}"))
+    read_and_write(store, "parent")
+    assert ended(idents) == [0, 0, 0, 0]
+    # What the children have closed was their side only.
+    assert ours & {connection for connection, _ in store._link._wire._idle}
+    store.close()
+    assert comes_to(redis_server, 0)
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_that_is_forked_under_load_neither_waits_nor_shares(store, untraced):
+    stop = []
+    errors = []
+
+    def load(name):
+        try:
+            while not stop:
+                read_and_write(store, name)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=load, args=(f"thread{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(8):
+            assert ended(children(1, lambda number: read_and_write(store, f"child{os.getpid()}"))) == [0]
+    finally:
+        stop.append(True)
+        for thread in threads:
+            thread.join(LONG)
+    assert errors == []
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_has_event_loops_of_its_own_and_the_parents_goes_on(store, redis_server, untraced):
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(used(store))
+    (pool,) = store._link._awire._pools.values()
+    ours = set(pool._idle)
+    assert ended(children(2, lambda number: asyncio.run(used(store, f"child{number}")))) == [0, 0]
+    loop.run_until_complete(used(store))
+    assert set(pool._idle) == ours
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    assert comes_to(redis_server, 0)
