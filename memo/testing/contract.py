@@ -71,7 +71,7 @@ BAD_DURATIONS: tuple[Any, ...] = (
     1j,
     [60],
     (60,),
-    object(),
+    ...,
 )
 """Durations that every method and option refuses."""
 
