@@ -253,7 +253,7 @@ def test_a_bad_value_from_a_ttl_callable_is_no_error_of_the_call(caplog: pytest.
 
 PASSWORD = "hunter2"
 SECRET_URLS: list[Any] = [
-    *("redis://:hunter2@host/0", "redis://user:hunter2@host:99999999/0", "rediss://user:hunter2@[::1]:x/0"),
+    *("etcd://:hunter2@host/0", "redis://user:hunter2@host:99999999/0", "rediss://user:hunter2@[::1]:x/0"),
     *(
         "memory://user:hunter2@host",
         "memory://hunter2",
@@ -279,8 +279,8 @@ SECRET_URLS: list[Any] = [
     *(
         "memory://u:hunter2@h?max_size=x",
         "memory://?max_size=5&password=hunter2",
-        "REDIS://:hunter2@h",
-        " redis://:hunter2@h",
+        "ETCD://:hunter2@h",
+        " etcd://:hunter2@h",
     ),
 ]
 

@@ -238,7 +238,7 @@ BAD = [
     ("tags", ("user:{nobody}",)),
     ("store", None),
     ("store", 7),
-    ("store", "redis://localhost"),
+    ("store", "etcd://localhost"),
     ("store", "no where"),
     ("key", 7),
     ("key", "{nobody}"),
