@@ -138,26 +138,21 @@ class FileEntries(FileAccess):
             view.append(victims)
             self._evictions += len(victims)
 
-    def _store(
-        self, values: Sequence[tuple[str, Dumped]], ttl: Any, tags: tuple[str, ...], owner: str, lease: Any = None
-    ) -> bool:
-        """Store values, with a lease only if that stands. The lock is not held.
+    def _store(self, values: Sequence[tuple[str, Dumped]], ttl: Any, tags: tuple[str, ...], owner: str) -> None:
+        """Store values. The lock is not held.
 
         Raises:
             StoreError: nothing is stored; what was there is not found by this store any more.
         """
 
-        def work() -> bool:
-            if lease is not None and not self._leases.stands(values[0][0], lease):
-                return False
+        def work() -> None:
             self._append([self._item(key, dumped, ttl, tags, owner) for key, dumped in values])
-            return True
 
         try:
-            return self._writing(work)
+            self._writing(work)
         except StoreError:
             for key, _ in values:
-                self._let_go(key, lease)
+                self._let_go(key, None)
             raise
 
     def _let_go(self, key: str, lease: Any) -> None:
@@ -186,8 +181,7 @@ class FileEntries(FileAccess):
                 continue
             count += spot is not None and self._latest < spot.fresh_until
             items.append(Item(Kind.DELETE, key))
-        if items:
-            self._view.append(items)
+        self._view.append(items)
         self._deletes += count
         return count
 

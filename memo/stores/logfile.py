@@ -414,8 +414,6 @@ class LogFile:
         Raises:
             OSError: not everything could be written. What was stays, as the beginning of a record.
         """
-        if not self.writable:
-            raise OSError(errno.EROFS, "the file may only be read", self.path)
         total = sum(map(len, pieces))
         written = os.writev(self.fd, pieces) if len(pieces) <= _MOST else os.write(self.fd, b"".join(pieces))
         if written != total:

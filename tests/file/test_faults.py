@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import faulthandler
 import fcntl
@@ -17,7 +18,7 @@ import traceback
 import pytest
 
 from memo import PickleFileStore, StoreError, cache_aside
-from memo.stores import access, compaction, logfile
+from memo.stores import access, compaction, entries, file, logfile
 
 NIGHTLY = os.environ.get("MEMO_PROFILE") == "nightly"
 ROOT = os.geteuid() == 0
@@ -747,3 +748,121 @@ def test_two_stores_of_one_process_exclude_each_other(path, store, make, pauses)
         another.delete("a")
     store._view.log.unlock()
     assert not another.delete("a")
+
+
+# -- what hardly ever happens -----------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_replaced_at_every_look_is_no_exception_from_a_read(store, monkeypatch):
+    store.set("a", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(logfile.LogFile, "size", lambda self: None)
+        assert store.get("a") is None
+        with pytest.raises(StoreError, match="could not be locked"):
+            store.delete("a")
+    assert store.get("a") == 1
+    assert store.stats().errors == {"get": 1}
+
+
+@pytest.mark.parametrize("operation", ["get", "set", "delete"])
+def test_a_header_that_was_written_over_beneath_leaves_what_is_there_alone(path, make, operation):
+    """The end of the last record is still there, and behind it something that is none."""
+    store = make()
+    store.set("a", 1)
+    data = bytearray(path.read_bytes())
+    data[:40] = b"somebody else's".ljust(40)
+    path.write_bytes(data + b"and more")
+    before = path.read_bytes()
+    if operation == "delete":
+        with pytest.raises(StoreError, match="was not written by PickleFileStore"):
+            store.delete("a")
+    else:
+        assert (store.get("a") if operation == "get" else store.set("a", 2)) is None
+        assert store.stats().errors == {operation: 1}
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_was_written_over_with_as_many_bytes_is_noticed_by_the_next_write(path, make, tmp_path):
+    store, other = make(), make(tmp_path / "other")
+    store.set("a", 1)
+    other.set("b", 2)
+    path.write_bytes((tmp_path / "other").read_bytes())
+    assert store.get("a") is None
+    store.set("c", 3)
+    assert store.get_many("abc") == make().get_many("abc") == {"b": 2, "c": 3}
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_value_that_is_spoilt_is_no_number_and_is_given_no_new_end(path, store, large):
+    value = b"number" + bytes(100_000 * large)
+    store.set("a", value)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"number")] ^= 1
+    path.write_bytes(data)
+    assert store.expire("a", 60) is False
+    assert store.increment("a") == 1
+    assert store.stats().corrupt == 1
+
+
+def test_a_large_value_of_which_less_is_read_than_there_is_is_a_miss(store, monkeypatch):
+    store.set("a", LARGE)
+    real = os.preadv
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", lambda fd, buffers, offset: real(fd, [buffers[0][:-1]], offset))
+        assert store.get("a") is None
+    assert store.stats().corrupt == 1
+
+
+def test_a_child_of_fork_begins_like_this(store, make):
+    """In this process, where it can be looked at: the descriptor is gone, and what was read is not."""
+    store.set("a", 1)
+    log, before = store._view.log, store._compaction
+    logfile._in_child()
+    file._in_child()
+    assert log.fd == -1
+    assert store._compaction is not before
+    with pytest.raises(OSError, match="the child of a fork"):
+        log.try_lock()
+    log.unlock()
+    assert store.get("a") == make().get("a") == 1
+    assert store.delete("a")
+
+
+async def test_an_awaited_read_of_a_store_that_is_busy_or_cannot_be_looked_at_is_done_aside(store, faults):
+    store.set("a", 1)
+    entered, gate = threading.Event(), threading.Event()
+
+    def hold():
+        with store._lock:
+            entered.set()
+            assert gate.wait(PATIENCE)
+
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    assert entered.wait(PATIENCE)
+    task = asyncio.ensure_future(store.aget("a"))
+    await asyncio.sleep(0)  # which is not held up
+    assert not task.done()
+    gate.set()
+    thread.join(PATIENCE)
+    assert await task == 1
+    faults.arm(1, errno.EIO, True, only=("lstat",))
+    assert (await store.aget("a"), await store.aexists("a"), await store.attl("a")) == (None, False, None)
+    faults.armed = False
+    assert (await store.aget("a"), await store.aexists("a")) == (1, True)
+
+
+def test_a_listing_goes_on_where_the_store_is_closed_meanwhile(store, monkeypatch):
+    monkeypatch.setattr(entries, "_CHUNK", 2)
+    store.set_many({f"key {number}": number for number in range(6)})
+    real = store._reading
+
+    def reading(work):
+        answer = real(work)
+        store.close()
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_reading", reading)
+        assert store.keys() == []
+    assert len(store.keys()) == 6

@@ -82,7 +82,7 @@ def opened(path):
             target = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue
-        count += path.name in target
+        count += target.startswith(f"{path.parent}/")
     return count
 
 
