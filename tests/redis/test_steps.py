@@ -655,3 +655,10 @@ def test_nothing_asked_of_many_is_no_round_trip(store, trips):
     store.invalidate_tags()
     asyncio.run(store.ainvalidate_tags())
     assert trips.taken() == []
+
+
+def test_no_stamp_equals_one_that_is_missing():
+    """Not even in an entry that says that it has none."""
+    entry = protocol.header(b"A" * 12, protocol.digest(b"cache:k"), b"", None, b'["f"]') + b"1"
+    assert answered(look(None), [entry, None]).standing is None
+    assert answered(look(None), [entry, b""]).standing is not None, "it is for want of the stamp"
