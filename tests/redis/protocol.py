@@ -5,31 +5,32 @@ what a writer does. It talks to no server and is not searched here: `test_protoc
 
 WHAT STANDS WHERE. A function's key holds one of
   nothing;
-  a placeholder, `memo1 p <id>`, a lease and nothing else, which reads as absent everywhere (get, exists, ttl, keys,
-    the answer of delete; increment starts anew) and lives for `longest_load`, 600 s;
+  a placeholder, `#memo1-ID`, a lease and nothing else, which reads as absent everywhere (get, exists, ttl, keys, the
+    answer of delete; increment starts anew) and lives for 600 s, in a fleet for 30
   a value, one header line and the serializer's payload after its line feed;
   something plain that `set` or another program has written: it has no header and so no id.
-The header is ASCII, its fields are parted by single spaces, its first 30 bytes stand at fixed places, so that GETRANGE
-0 29 is all that a script compares (the head) and SETRANGE 6 gives another id without touching payload or time:
-  `memo1`       the format and its version; another version is not ours: absent, and may be overwritten
-  kind          `v` value, `r` value whose id is the lease of a fleet's one load, `p` placeholder
-  id            22 characters of base64url, 16 random bytes, drawn anew for every placeholder, every claim and every
+The header is ASCII, its fields are parted by single spaces, its first 19 bytes stand at fixed places, so that GETRANGE
+0 18 is all that a script compares (the head) and SETRANGE 6 gives another kind and id without touching payload or time:
+  `#memo1`      the format and its version; another version is not ours: absent, and may be overwritten
+  kind          one character: a space for a value, `+` for one whose id is the lease of a fleet's one load (below:
+                `r`), `-` for a placeholder
+  ID            12 characters of base64url, 9 random bytes, drawn anew for every placeholder, every claim and every
                 value that is stored: an id that has left the key never comes back
-  key digest    22 characters: function's namespace and key; another one reads as absent (a crossed reply, another
-                function that renders the same key)
-  windows, took `early,stale,kept,took` in whole milliseconds, as of `Life`; no clock reading
-  stamps        `name:stamp` for the function and each tag, in order, parted by commas: 22 characters of the name's
-                digest, 22 of the stamp. The names are there so that whoever knows only the key can find the stamps
-A stamp is a key of its own, named by that digest, with 16 random bytes as text. It is made when it is missing, never
-overwritten, and an invalidation of a tag or a function UNLINKs it. No command or script touches two keys of which one
-is to be judged by the other, so in Cluster the entry and its stamps may be anywhere.
+  key digest    12 characters of the whole key's; another one reads as absent (a crossed reply)
+  stamps        12 characters each of the function's and of the tags', in order, parted by commas
+  windows       `early,stale,kept` in whole milliseconds, as of `Life`, or `-`; no clock reading
+  names         the function's and the tags', a JSON list, so that whoever knows only the key can find the stamps, and
+                another function that renders the same key sees a miss
+A stamp is a key of its own, `~fn:NAME` or `~tag:NAME` below the prefix, with 9 random bytes as text. It is made when it
+is missing, never overwritten, and an invalidation of a tag or a function UNLINKs it. No command or script touches two
+keys of which one is to be judged by the other, so in Cluster the entry and its stamps may be anywhere.
 
 A VALUE IS VALID for a call if its key digest is the call's, if it names the call's own function and tags and no
 others, and if each stamp that it records stands now. A missing stamp is never equal to anything, also not to a missing
 one. So nothing about a stamp's age, eviction or loss can make an entry valid again.
 
 1. LOOKUP, one round trip: [PTTL key, only where there are windows] MGET key function-stamp tag-stamps; SET key
-`memo1 p <new id>` NX PX longest_load. It need not be atomic: other commands may come between any two, and in Cluster
+`#memo1-<new id>` NX PX longest_load. It need not be atomic: other commands may come between any two, and in Cluster
 the stamps are read apart, in any order; only the SET comes after the GET (and PTTL before it, so that no value is
 judged by the time of its successor). What it means, in this order:
   the SET took place    absent, whatever was read before; the lease is that placeholder, and it is `taken`
@@ -101,6 +102,13 @@ WHAT A LOAD MEETS WHEN AN INVALIDATION OVERTAKES IT
   tag, while its stamp was missing and had not been made: nothing; made, or read: the entry is dead at birth
   any, after the fill         the value is gone, or dead
   callers that come after it  read another id or another stamp, and so do not join
+
+WHERE THE STORE DOES LESS THAN THIS, which costs a load or a stored result and never a stale read:
+  1  nothing, SET refused, for the second time: no lease, and the result is not stored
+  3  the scripts that lengthen stamps' lives come behind the one that stores, and do not compare; a fill for which there
+     is no memory leaves the older value where it is, and gives back what the caller has `taken`
+  6  whoever waits without a limit of his own waits for one and the same lease for 30 seconds, then loads with it
+  7  a flight has its lease from `begun` on; whoever has `taken` takes the place of any flight that stands there
 
 AFTER A FAILOVER THAT LOSES THE LAST WRITE every invalidation since (and with) that write may not have been made, and
 is only as good as the entries' ttl; the others hold, and so does everything that is invalidated afterwards. After a
