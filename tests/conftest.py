@@ -33,7 +33,11 @@ def pytest_report_header() -> str:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Several processes can share the tests only if they call them alike: without an object's address."""
-    item._nodeid = re.sub(r" at 0x[0-9a-f]+", "", item._nodeid)
+    plain = re.sub(r" at 0x[0-9a-f]+", "", item.nodeid)
+    if hasattr(item, "_nodeid"):
+        item._nodeid = plain
+    else:  # from pytest 9.2 on
+        item._id = type(item._id).parse(plain)
 
 
 def pytest_collection_finish() -> None:

@@ -400,7 +400,10 @@ ALLOWED = {
 }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name in BAD for value in BAD[name]], ids=repr)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [pytest.param(name, value, id=f"{name} {number}") for name in BAD for number, value in enumerate(BAD[name])],
+)
 def test_an_argument_that_is_not_allowed_is_an_error_that_says_what_is(tmp_path, monkeypatch, name, value):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OptionError, match=ALLOWED[name]) as caught:
