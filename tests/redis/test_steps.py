@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 from typing import Any
 
@@ -662,3 +663,13 @@ def test_no_stamp_equals_one_that_is_missing():
     entry = protocol.header(b"A" * 12, protocol.digest(b"cache:k"), b"", None, b'["f"]') + b"1"
     assert answered(look(None), [entry, None]).standing is None
     assert answered(look(None), [entry, b""]).standing is not None, "it is for want of the stamp"
+
+
+def test_a_space_whose_function_is_gone_is_not_used_again(store):
+    f = decorated(False, lambda x: x, store=store)
+    space, counters = f._self_memoized.attached(), f._self_memoized.counters
+    assert space.join(counters.hits, counters.misses) is True
+    del f
+    gc.collect()
+    store.stats()  # which notices it
+    assert space.join(counters.hits, counters.misses) is False

@@ -427,6 +427,7 @@ class RedisStore(Store):
             await self._aloud(self._steps.forget(self._steps.stamp_keys("", named)[1:]))
 
     def _stats(self, size: int) -> RedisStats:
+        self._books.bury()
         hits, misses = self._books.totals()
         with self._lock:
             errors = dict(self._errors)
@@ -465,6 +466,7 @@ class RedisStore(Store):
 
     def attach(self, keys: CallKeys, hits: Counter, misses: Counter, owner: object) -> RedisSpace:
         """Return the space of a decorated function."""
+        self._books.bury()  # functions that are gone: what they had on the server stays
         space = RedisSpace(self, keys, self._codec.for_function(keys.function, keys.many))
         self._books.open(space, owner, (hits, misses))
         return space
