@@ -981,6 +981,43 @@ REDIS_STORE = {
         "redis/test_redis_traps.py::test_bytes_that_are_nobodys_are_a_miss_and_are_replaced",
     ],
     "plain JSON": ["redis/test_redis_traps.py::test_what_set_stores_is_plain_json_for_a_bare_client"],
+    "down, killed, hung, dripping, loading": [
+        "redis/test_failures.py::test_down_at_the_start_and_used_as_soon_as_it_is_there",
+        "redis/test_failures.py::test_killed_between_lease_and_fill_and_restarted_empty_nothing_is_filled",
+        "redis/test_failures.py::test_hung_and_going_on",
+        "redis/test_failures.py::test_paused_by_a_client_and_going_on",
+        "redis/test_failures.py::test_dripping_a_byte_at_a_time_it_is_waited_for_no_longer_than_the_timeout",
+        "redis/test_failures.py::test_loading_its_data_it_answers_nothing_else",
+        "redis/test_wire.py::test_each_call_of_a_socket_has_what_is_left_of_the_deadline",
+    ],
+    "out of memory, scripts flushed, other types, no permission": [
+        "redis/test_failures.py::test_out_of_memory_reads_go_on_and_every_invalidation_works",
+        "redis/test_failures.py::test_scripts_are_flushed_before_each_operation",
+        "redis/test_failures.py::test_something_of_another_type_at_a_key_is_a_miss_and_replaced_by_a_fill",
+        "redis/test_failures.py::test_who_may_only_read_reads_and_is_told_what_was_not_removed",
+    ],
+    "garbage, values too large, pools exhausted, answers of others": [
+        "redis/test_wire.py::test_of_a_peer_that_is_no_server_nothing_is_kept_and_no_connection_is_used_again",
+        "redis/test_failures.py::test_a_value_too_large_is_not_stored_and_opens_no_breaker",
+        "redis/test_wire.py::test_an_exhausted_pool_says_so_and_loses_nothing",
+        "redis/test_awire.py::test_an_exhausted_pool_says_so_and_loses_nothing",
+        "redis/test_failures.py::test_under_thousands_of_cancellations_each_answer_belongs_to_its_question",
+        "redis/test_wire.py::test_a_ctrl_c_at_any_line_leaves_connections_in_order",
+    ],
+    "the breaker": [
+        "redis/test_link.py::test_the_breaker_opens_after_three_failures_in_a_row",
+        "redis/test_link.py::test_one_probe_at_a_time_is_let_through",
+        "redis/test_link.py::test_invalidations_are_tried_all_the_same_and_close_the_breaker",
+    ],
+    "every error of the client, without secrets": [
+        "redis/test_link.py::test_every_error_of_a_client_reaches_callers_as_one_without_secrets"
+    ],
+    "loops, threads and forks": [
+        "redis/test_loops.py::test_a_hundred_loops_in_a_row_leave_nothing_behind",
+        "redis/test_loops.py::test_loops_in_many_threads_have_connections_of_their_own",
+        "redis/test_loops.py::test_loops_that_are_just_closed_leave_nothing_behind",
+        "redis/test_loops.py::test_children_and_parent_use_a_store_at_once",
+    ],
     "URLs": [
         "redis/test_redis_urls.py::test_a_url_is_a_redis_store",
         "redis/test_redis_urls.py::test_nothing_connects_before_the_first_call",

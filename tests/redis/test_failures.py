@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import random
 import socket
@@ -14,6 +15,7 @@ import ssl
 import subprocess
 import threading
 import time
+import warnings
 
 import pytest
 import redis
@@ -479,6 +481,22 @@ def test_over_tls(side, stores, encrypted, certificate):
     large = "x" * 2**20
     side(store, "set", "k", large)
     assert side(store, "get", "k") == large
+
+
+def test_over_tls_a_loop_that_is_just_closed_leaves_nothing_behind(stores, encrypted, certificate):
+    store = stores(f"{encrypted.url}?ssl_ca_certs={certificate[1]}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in range(3):
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(store.aset("k", number))
+            loop.close()
+            gc.collect()
+        (pool,) = store._link._awire._pools.values()
+        assert pool._all
+        store._link.forget()
+        assert not pool._all
+        gc.collect()
 
 
 def test_a_certificate_that_nobody_trusts_is_refused(side, stores, encrypted, redis_server):

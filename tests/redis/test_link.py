@@ -31,7 +31,7 @@ from memo.stores.redis.breaker import FIRST, LONGEST, TOLERATED, Breaker
 from memo.stores.redis.commands import Refusal, WrongAnswer, check
 from memo.stores.redis.link import Link
 from memo.stores.redis.protocol import FILL
-from memo.stores.redis.wire import Wire, connection_options, hangs_up, refusal
+from memo.stores.redis.wire import Wire, connection_options, hangs_up, refusal, refused
 
 SECRET = "s3cret-canary"
 
@@ -268,6 +268,13 @@ async def test_what_ends_a_caller_is_no_failure_of_the_server(interrupt):
 )
 def test_of_a_refusal_only_its_first_word_is_kept(error, kind):
     assert refusal(error).kind == kind
+
+
+def test_what_is_no_answer_in_a_clients_answers_is_raised():
+    assert refused(b"v") == b"v"
+    assert refused(ResponseError("OOM command not allowed")).kind == "OOM"
+    with pytest.raises(BusyLoadingError):
+        refused(BusyLoadingError("Redis is loading the dataset in memory"))
 
 
 def test_only_a_protocol_error_ends_a_connection():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import random
+import socket
 import sys
 import threading
 import time
@@ -464,6 +465,48 @@ def test_a_value_that_is_too_large_for_the_server_is_refused_and_the_connection_
         assert [each.kind for each in replies] == ["ERR", "ERR"]
         assert not wire._idle
         assert wire.call([("SET", b"k", bytes(2**20 - 1)), ("UNLINK", b"k")], soon()) == [b"OK", 1]
+
+
+def test_a_peer_that_reads_nothing_is_waited_for_until_the_deadline(peers, wires):
+    stop = threading.Event()
+
+    def serve(connection):
+        stop.wait(LONG)
+
+    peer = peers.serving(serve)
+    wire = wires(peer.url, connect_timeout=0.5)
+    connection = wire._connection(**wire._options)
+    connection._sock = TimedSocket(socket.create_connection(("127.0.0.1", peer.port)), None)
+    wire._all.add(connection)
+    wire._idle.append((connection, time.monotonic()))
+    with pytest.raises(TimeoutError):
+        wire.call([("SET", b"k", bytes(64 * 2**20))], soon(0.2))
+    stop.set()
+    assert not wire._all
+
+
+def test_a_connection_that_cannot_even_be_made_is_an_error(redis_server, wires, monkeypatch):
+    wire = wires(redis_server.url)
+
+    def fail(**_):
+        raise MemoryError
+
+    monkeypatch.setattr(wire, "_connection", fail)
+    with pytest.raises(NoConnection, match="MemoryError"):
+        wire.call([("GET", b"k")], soon())
+
+
+def test_in_a_child_everything_is_let_go_of_and_made_anew(redis_server, wires):
+    wire = wires(f"{redis_server.url}?max_connections=2")
+    used, idle = at_once(2, lambda: wire._take(soon()))
+    wire._give_back(idle)
+    wire._waiting = 3  # callers of the parent that are nowhere here
+    wire._connecting.add(object())
+    wire.forget()
+    assert used._sock is idle._sock is None
+    assert wire._waiting == 0
+    assert wire.call([("GET", b"k")], soon()) == [None]
+    assert len(wire._all) == 1
 
 
 def test_a_peer_that_takes_nothing_and_says_nothing_is_an_error(peers, wires, monkeypatch):
