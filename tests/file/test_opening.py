@@ -754,6 +754,13 @@ def test_a_file_system_that_may_only_be_read_is_read(folder, monkeypatch, make, 
     store.close()
 
 
+def test_a_pipe_that_may_only_be_read_is_refused_and_not_waited_for(path, make, monkeypatch):
+    """To open one for reading waits for who writes, unless one says otherwise."""
+    os.mkfifo(path, 0o600)
+    with denied(errno.EROFS, monkeypatch), pytest.raises(StoreError, match="no regular file"):
+        make()
+
+
 def test_a_new_file_on_a_file_system_that_may_only_be_read_is_no_exception(folder, monkeypatch, make, caplog):
     with read_only(folder, monkeypatch):
         store = make(folder / "cache.memo")
