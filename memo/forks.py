@@ -65,8 +65,14 @@ def _release() -> None:
 
 def _after_in_child() -> None:
     _release()
+    errors = []
     for callback in _callbacks:
-        callback()
+        try:
+            callback()
+        except Exception as error:  # noqa: BLE001, PERF203 - what the others drop must not stay because of one
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 if hasattr(os, "register_at_fork"):

@@ -278,3 +278,15 @@ def test_a_system_without_fork_needs_none_of_it(monkeypatch):
     spec.loader.exec_module(module)
     with module.fork_safe_lock():
         pass
+
+
+def test_one_callback_that_fails_in_a_child_keeps_no_other_from_its_work(monkeypatch):
+    done = []
+
+    def fails():
+        raise ValueError("on purpose")
+
+    monkeypatch.setattr(forks, "_callbacks", [fails, lambda: done.append(1)])
+    with pytest.raises(ValueError, match="on purpose"):
+        forks._after_in_child()
+    assert done == [1]

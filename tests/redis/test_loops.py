@@ -264,3 +264,13 @@ def test_a_child_has_event_loops_of_its_own_and_the_parents_goes_on(store, redis
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
     assert comes_to(redis_server, 0)
+
+
+def test_a_store_that_was_refused_keeps_no_child_of_fork_from_forgetting_the_others(redis_server):
+    from memo import OptionError, RedisStore
+    from memo.stores.redis import store as module
+
+    refused = RedisStore.__new__(RedisStore)
+    with pytest.raises(OptionError):
+        refused.__init__(redis_server.url, prefix="")
+    module._in_child()

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import os
+import signal
 import threading
 import time
 from concurrent.futures import Future
@@ -680,7 +681,10 @@ def test_a_child_of_fork_waits_for_nothing_of_its_parents(manager, client, spawn
             code = 0 if (value, loaded) == ("before", "child") and "cache:within" not in client.data else 2
         finally:
             os._exit(code)
+    safety = threading.Timer(PATIENCE, os.kill, (child, signal.SIGKILL))
+    safety.start()
     _, status = os.waitpid(child, 0)
+    safety.cancel()
     assert status == 0
     gate.let.set()
     assert (load.result(PATIENCE), value) == ("parent", "parent")

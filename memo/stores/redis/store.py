@@ -474,8 +474,9 @@ class RedisStore(Store):
 
 def _in_child() -> None:
     for store in stores():
-        if isinstance(store, RedisStore):
-            store._link.forget()
+        link = getattr(store, "_link", None)  # one whose arguments were refused has none, and is listed while it lives
+        if isinstance(link, Link):
+            link.forget()
 
 
 in_child(_in_child)
