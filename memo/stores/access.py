@@ -32,8 +32,8 @@ __all__ = ["FAILURES", "FileAccess", "checked_path"]
 
 T = TypeVar("T")
 
-FIRST_PAUSE: Final = 0.0002
-LONGEST_PAUSE: Final = 0.001
+FIRST_PAUSE: Final = 0.00005
+LONGEST_PAUSE: Final = 0.0005
 """Seconds between two looks whether another process has let go of the file's lock."""
 
 _TRIES: Final = 20
