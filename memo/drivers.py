@@ -92,7 +92,7 @@ def run(plan: Plan, mine: Flight, first: Reading | None, way: Way | None = None)
             elif command is BEHIND:
                 renew(plan, mine)
             elif type(command) is Pause:
-                time.sleep(command.seconds)
+                time.sleep(command.seconds)  # the algorithm asks for it: another process cannot wake this one
             else:
                 answer = _perform(plan, mine, command)
     except StopIteration as stop:

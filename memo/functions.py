@@ -398,5 +398,5 @@ def retry_operation(operation: Callable[[], T], max_retries: int = 3, backoff_ms
         try:
             return operation()
         except Exception:  # noqa: BLE001, PERF203 - the last call's is the caller's
-            time.sleep(backoff_ms * 2**retry / 1000)
+            time.sleep(backoff_ms * 2**retry / 1000)  # that pause is what the caller asks for
     return operation()

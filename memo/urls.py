@@ -128,7 +128,7 @@ def _listed(texts: list[str]) -> str:
 def _options(parts: SplitResult, given: str) -> dict[str, Any]:
     shown, scheme, known = f"{given}{_shown(parts)!r}", parts.scheme, _OPTIONS[parts.scheme]
     if scheme == "file":
-        if not LOCKS:  # pragma: no cover - Windows
+        if not LOCKS:
             raise OptionError(f"{shown}: a file store needs flock, which this system does not have: use 'memory://'")
         _path(parts, given)
     elif scheme in _REDIS:

@@ -113,7 +113,7 @@ def encode_hook(value: Any) -> Any:
         return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
     if type(value).__module__ == "pydantic_core._pydantic_core":  # a URL in a model, when two are compared
         return str(value)
-    raise NotImplementedError
+    raise NotImplementedError  # how msgspec is told that a hook does not know a type
 
 
 def _decode_hook(codec: Any, kind: Any, plain: Any) -> Any:

@@ -12,21 +12,50 @@ from typing import Any, Final
 
 from ..errors import OptionError
 
-__all__ = ["Signer"]
+__all__ = ["Signer", "signing_keys"]
 
 SHORTEST: Final = 16
-"""Bytes that a secret has at least, as those of a file store have."""
+"""Bytes that a secret has at least."""
 
 _MARK: Final = b"\x01"  # what a signed payload begins with: no pickle does
 _MAC: Final = hashlib.sha256().digest_size
+
+
+def signing_keys(secret: Any, purpose: bytes) -> tuple[bytes, ...]:
+    """Return what a secret, or a list of them, signs and verifies with; the first one signs.
+
+    Args:
+        secret: at least 16 bytes or text, or a list of these with the newest first; None: there are no keys.
+        purpose: what this is for, so that the same secret may sign other things too.
+
+    Raises:
+        OptionError: the secret is none. What was given is not shown.
+
+    >>> len(signing_keys(["a new secret of ours", "the one before it"], b"doctest"))
+    2
+    """
+    if secret is None:
+        return ()
+    secrets = [secret] if isinstance(secret, (bytes, str)) else secret
+    if not isinstance(secrets, (list, tuple)) or not secrets:
+        raise OptionError("secret= is not allowed: allowed are bytes, text, and a list of these with the newest first")
+    keys = []
+    for each in secrets:
+        if not isinstance(each, (bytes, str)):
+            raise OptionError("secret= has an entry that is neither bytes nor text")
+        data = each.encode("utf-8", "surrogatepass") if isinstance(each, str) else each
+        if len(data) < SHORTEST:
+            raise OptionError(f"secret= is too short: allowed are at least {SHORTEST} bytes: secrets.token_bytes(32)")
+        keys.append(hmac.digest(data, purpose, hashlib.sha256))
+    return tuple(keys)
 
 
 class Signer:
     """What signs payloads with the first of some secrets, and verifies them with any.
 
     Args:
-        secret: at least 16 bytes or text, or a list of these with the newest first; None: nothing is signed.
-        purpose: what this is for, so that the same secret may sign other things too.
+        secret: as for `signing_keys`; None: nothing is signed.
+        purpose: what this is for.
 
     Raises:
         OptionError: the secret is none. What was given is not shown.
@@ -41,21 +70,7 @@ class Signer:
     __slots__ = ("_keys",)
 
     def __init__(self, secret: Any, purpose: bytes) -> None:
-        self._keys: list[bytes] = []
-        if secret is None:
-            return
-        secrets = [secret] if isinstance(secret, (bytes, str)) else secret
-        if not isinstance(secrets, (list, tuple)) or not secrets:
-            raise OptionError("secret= is not allowed: allowed are bytes, text, and a list of these, the newest first")
-        for each in secrets:
-            if not isinstance(each, (bytes, str)):
-                raise OptionError("secret= has an entry that is neither bytes nor text")
-            data = each.encode("utf-8", "surrogatepass") if isinstance(each, str) else each
-            if len(data) < SHORTEST:
-                raise OptionError(
-                    f"secret= is too short: allowed are {SHORTEST} bytes and more: secrets.token_bytes(32)"
-                )
-            self._keys.append(hmac.digest(data, purpose, hashlib.sha256))
+        self._keys = signing_keys(secret, purpose)
 
     def __bool__(self) -> bool:
         return bool(self._keys)

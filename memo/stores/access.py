@@ -339,6 +339,11 @@ class FileAccess:
             return None
         return spot
 
+    def _use(self, key: str) -> None:
+        """Let a key be the most recently used one, in this process."""
+        assert self._view is not None
+        self._view.index.use(key)
+
     def _content(self, key: str, spot: Spot) -> Content | None:
         """Return what the file has at a key; None, and the key leads nowhere, if that is not as it was written."""
         assert self._view is not None

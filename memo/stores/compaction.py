@@ -185,7 +185,7 @@ class Compaction:
         while not old.log.try_lock():
             if waited >= store._timeout or self._stopped:
                 raise _Stopped
-            time.sleep(pause)
+            time.sleep(pause)  # in a thread of its own: no caller waits for this
             waited += pause
 
     def _copy_living(self, store: PickleFileStore, old: View, target: View) -> None:

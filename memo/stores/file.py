@@ -19,13 +19,14 @@ from ..entry import DEFAULT, MISSING
 from ..errors import OptionError, StoreError
 from ..forks import in_child
 from ..keys import CallKeys
+from ..serializers.signing import signing_keys
 from ..stats import Counter, StoreStats
 from .access import FAILURES, checked_path
 from .base import Store, Ttl, checked_amount, checked_key, checked_tags, checked_ttl, stores
 from .compaction import Compaction
 from .entries import Dumped, FileEntries
 from .filespace import FileSpace
-from .frames import Flags, Kind, encode_texts, signing_keys
+from .frames import PURPOSE, Flags, Kind, encode_texts
 from .logfile import LOCKS
 from .patterns import compile_pattern
 from .replay import Item
@@ -104,13 +105,15 @@ class PickleFileStore(FileEntries, Store):
         timeout: Any = 0.25,
         clock: Any = SYSTEM,
     ) -> None:
-        if not LOCKS:  # pragma: no cover - Windows
+        if not LOCKS:
             raise OptionError("PickleFileStore needs flock, which this system does not have: use MemoryStore")
         if max_size is not None and (type(max_size) is not int or max_size < 1):
             raise OptionError(f"max_size={max_size!r}: allowed are whole numbers from 1 on, and None for any number")
         checked = checked_path(path)
         self.default_ttl = checked_ttl(default_ttl, "default_ttl")
-        super().__init__(checked, max_size, signing_keys(secret), seconds(timeout, "timeout"), checked_clock(clock))
+        super().__init__(
+            checked, max_size, signing_keys(secret, PURPOSE), seconds(timeout, "timeout"), checked_clock(clock)
+        )
         self._compaction = Compaction(self)
         try:
             self._reading(lambda: None)

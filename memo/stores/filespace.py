@@ -133,7 +133,7 @@ class FileSpace(Space):
                 there = None if content is None else (spot, content, store._latest)
                 found.append((there, store._leases.get(key, self)))
                 if use and content is not None:
-                    store._view.index.use(key)  # type: ignore[union-attr]
+                    store._use(key)
             return found
 
         try:

@@ -26,10 +26,10 @@ import os
 import struct
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from zlib import crc32
 
-from ..errors import OptionError, StoreError
+from ..errors import StoreError
 
 __all__ = [
     "HEAD",
@@ -37,6 +37,7 @@ __all__ = [
     "LARGEST",
     "MAGIC",
     "NOTE",
+    "PURPOSE",
     "SEAL",
     "SYNC",
     "Content",
@@ -52,7 +53,6 @@ __all__ = [
     "encode_meta",
     "encode_text",
     "encode_texts",
-    "signing_keys",
 ]
 
 MAGIC: Final = b"\x89memolog"
@@ -95,8 +95,8 @@ _LENGTH: Final = struct.Struct("<I")
 LARGEST: Final = 2**31
 """Bytes that a payload may have: lengths are written in 32 bits, and one system call writes no more."""
 
-SHORTEST: Final = 16
-"""Bytes that a secret has at least."""
+PURPOSE: Final = b"memo file store 1"
+"""What the keys are for that sign files."""
 
 
 class Kind(IntEnum):
@@ -189,35 +189,12 @@ def decode_meta(meta: bytes) -> tuple[str, tuple[str, ...], Windows | None]:
     return owner, tuple(tags), windows
 
 
-def signing_keys(secret: Any) -> tuple[bytes, ...]:
-    """Return what a secret, or a list of them, signs and verifies with; the first one signs.
-
-    Raises:
-        OptionError: it is none. What was given is not shown.
-    """
-    if secret is None:
-        return ()
-    secrets = [secret] if isinstance(secret, (bytes, str)) else secret
-    if not isinstance(secrets, (list, tuple)) or not secrets:
-        raise OptionError("secret= is not allowed: allowed are bytes, text, and a list of these with the newest first")
-    keys = []
-    for each in secrets:
-        if not isinstance(each, (bytes, str)):
-            raise OptionError("secret= has an entry that is neither bytes nor text")
-        data = encode_text(each) if isinstance(each, str) else each
-        if len(data) < SHORTEST:
-            raise OptionError(f"secret= is too short: allowed are at least {SHORTEST} bytes: secrets.token_bytes(32)")
-        # A key of its own for this use: the same secret may sign other things.
-        keys.append(hmac.digest(data, b"memo file store 1", hashlib.sha256))
-    return tuple(keys)
-
-
 class Identity:
     """One log file's identity: what its records are made and checked with.
 
     Args:
         file_id: 16 bytes that no other file has.
-        keys: of `signing_keys`; none: the file is not signed.
+        keys: of `signing_keys` with PURPOSE; none: the file is not signed.
     """
 
     __slots__ = ("_macs", "_seed", "file_id", "keys", "overhead")

@@ -81,8 +81,9 @@ class Index:
     """
 
     def __init__(self, ordered: bool) -> None:
-        self._ordered = ordered
-        self._places: dict[str, int | Rich] = OrderedDict() if ordered else {}
+        # In the order of use if it is ordered, which is one dict of two kinds.
+        self._order: OrderedDict[str, int | Rich] | None = OrderedDict() if ordered else None
+        self._places: dict[str, int | Rich] = {} if self._order is None else self._order
         self._owners = [""]  # by number
         self._numbers: dict[str, int] = {"": 0}
         # Where the latest invalidation of an owner or a tag stands: what stands before it is gone. So that one costs
@@ -114,7 +115,7 @@ class Index:
             number = self._numbers[owner] = len(self._owners) - 1
         bits = _NEVER if until == math.inf else _BITS.unpack(_DOUBLE.pack(until))[0]
         place = offset << _OFFSET | length << _LENGTH | number << _OWNER | bits
-        before = self._places.pop(key, None) if self._ordered else self._places.get(key)
+        before = self._places.get(key) if self._order is None else self._order.pop(key, None)
         if before is not None:
             self.live -= _length(before)
         self._places[key] = place if not tags and windows is None else Rich(place, tags, windows)
@@ -161,15 +162,16 @@ class Index:
         found = self._places.get(key)
         if found is None:
             return None
-        rich = None if type(found) is int else found
-        place: int = found if rich is None else rich.place  # type: ignore[assignment, union-attr]
+        if isinstance(found, int):
+            place, rich, windows = found, None, None
+        else:
+            place, rich, windows = found.place, found, found.windows
         offset, number = place >> _OFFSET, place >> _OWNER & 0xFFFFFF
         if (self._owner_marks or self._tag_marks) and self._marked(offset, number, rich):
             self.drop(key)
             return None
         bits = place & 0xFFFFFFFFFFFFFFFF
         until: float = math.inf if bits == _NEVER else _DOUBLE.unpack(_BITS.pack(bits))[0]
-        windows = None if rich is None else rich.windows  # type: ignore[union-attr]
         return Spot(place, offset, place >> _LENGTH & 0xFFFFFFFF, self._owners[number], until, windows)
 
     def _marked(self, offset: int, number: int, rich: Any) -> bool:
@@ -184,8 +186,8 @@ class Index:
 
     def use(self, key: str) -> None:
         """Let a key be the most recently used one."""
-        if self._ordered and key in self._places:
-            self._places.move_to_end(key)  # type: ignore[attr-defined]
+        if self._order is not None and key in self._order:
+            self._order.move_to_end(key)
 
     def listed(self) -> list[str]:
         """Return all keys, in the order of use if that is kept; in one step for other threads."""

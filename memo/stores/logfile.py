@@ -21,8 +21,8 @@ from .frames import HEAD, HEADER, MAGIC, NOTE, SEAL, SYNC, Content, Head, Identi
 
 try:
     import fcntl
-except ImportError:  # pragma: no cover - Windows; PickleFileStore says so
-    fcntl = None  # type: ignore[assignment]
+except ImportError:  # pragma: no cover - Windows, where PickleFileStore says that it needs locks
+    fcntl = None  # type: ignore[assignment]  # a name for a module otherwise; LOCKS is asked before it is used
 
 __all__ = ["LOCKS", "LogFile", "Piece", "store_error"]
 

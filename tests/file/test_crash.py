@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from memo import PickleFileStore
+from memo.serializers.signing import signing_keys
 from memo.stores import frames
 from memo.stores.frames import HEAD, HEADER, SEAL, SYNC, Identity, Kind
 from memo.stores.logfile import LogFile
@@ -47,7 +48,7 @@ class Writer:
     """A live process that holds the lock and writes a record a few bytes at a time."""
 
     def __init__(self, path: Any, key: str, value: int, secret: bytes | None = None) -> None:
-        keys = frames.signing_keys(secret)
+        keys = signing_keys(secret, frames.PURPOSE)
         self.log = LogFile(str(path), keys)
         assert self.log.try_lock()
         payload = b"\x80\x04K" + bytes([value]) + b"."
@@ -416,7 +417,7 @@ def test_a_file_that_gets_shorter_while_it_is_read_is_no_error(make, path, monke
 
 @signed
 def test_less_or_more_than_a_record_is_none(secret):
-    identity = Identity.new(frames.signing_keys(secret))
+    identity = Identity.new(signing_keys(secret, frames.PURPOSE))
     record = b"".join(identity.record(500, 0, Kind.VALUE, 0, b"a", b"", b"payload", 1.0, math.inf))
     assert identity.content(record, 500, b"a", False) == (0, b"payload")
     assert identity.intact(record, 500)

@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from memo import MemoError, OptionError, PickleFileStore, StoreError, cache_aside
+from memo.serializers.signing import signing_keys
 from memo.stores import frames, logfile
 
 NIGHTLY = os.environ.get("MEMO_PROFILE") == "nightly"
@@ -471,7 +472,7 @@ def test_a_foreign_file_that_comes_into_the_place_is_never_changed_either(path, 
 
 
 def header(secret=None, version=frames.VERSION):
-    data = bytearray(frames.Identity.new(frames.signing_keys(secret)).header())
+    data = bytearray(frames.Identity.new(signing_keys(secret, frames.PURPOSE)).header())
     struct.pack_into("<H", data, 8, version)
     return bytes(data)
 

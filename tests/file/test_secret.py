@@ -12,6 +12,7 @@ from zlib import crc32
 import pytest
 
 from memo import OptionError, StoreError, cache_aside
+from memo.serializers.signing import signing_keys
 from memo.stores import frames
 
 OLD, NEW, OTHER = (name * 8 for name in (b"old!", b"new!", b"else"))
@@ -313,7 +314,7 @@ def test_a_signed_file_is_none_in_the_place_of_one_that_is_not(path, make, tmp_p
 
 
 def test_a_header_with_the_mac_of_another_secret_is_none(path, make):
-    path.write_bytes(frames.Identity.new(frames.signing_keys(OTHER)).header())
+    path.write_bytes(frames.Identity.new(signing_keys(OTHER, frames.PURPOSE)).header())
     with pytest.raises(StoreError, match=r"signed with another secret"):
         make(secret=OLD)
 

@@ -215,6 +215,9 @@ class Failing:
         self.calls += 1
         raise self.error
 
+    def forget(self):
+        """As connections do, in a child of fork."""
+
 
 class AwaitedFailing(Failing):
     async def call(self, commands, deadline):

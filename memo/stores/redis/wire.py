@@ -137,7 +137,7 @@ class Wire:
     def __init__(self, url: str, connect_timeout: float) -> None:
         inner, self._options, self._limit = connection_options(url, connect_timeout, asynchronous=False)
 
-        class Connection(inner):  # type: ignore[misc, valid-type]
+        class Connection(inner):  # type: ignore[misc, valid-type]  # which class that is, the URL says
             """As the URL says, over a socket of ours."""
 
             def _connect(self) -> Any:
