@@ -133,7 +133,7 @@ def test_a_module_says_in_one_sentence_what_it_is(path: Path) -> None:
     assert len(first) > 30
 
 
-@every_built_module
+@every_module
 def test_a_module_has_one_idea(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST
 

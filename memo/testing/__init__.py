@@ -15,7 +15,8 @@ from .faulty import FaultyStore
 
 if TYPE_CHECKING:
     from .contract import StoreContract
-    from .machines import LruMachine, SharedMachine, StoreMachine, check_memory_store
+    from .lru import LruMachine, check_memory_store
+    from .machines import SharedMachine, StoreMachine
 
 __all__ = [
     "FaultyStore",
@@ -32,8 +33,8 @@ _MODULES = {
     "StoreContract": "contract",
     "StoreMachine": "machines",
     "SharedMachine": "machines",
-    "LruMachine": "machines",
-    "check_memory_store": "machines",
+    "LruMachine": "lru",
+    "check_memory_store": "lru",
 }
 
 
@@ -42,7 +43,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import pytest
 
-    for module in "contract", "machines":
+    for module in "plain", "contract", "machines", "lru":
         if f"{__name__}.{module}" not in sys.modules:
             pytest.register_assert_rewrite(f"{__name__}.{module}")  # so that a failure shows both sides
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

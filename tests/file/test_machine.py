@@ -19,8 +19,8 @@ from memo import PickleFileStore, StoreError
 from memo.stores import logfile
 from memo.stores.compaction import Compaction
 from memo.testing import ManualClock, SharedMachine
-from memo.testing.contract import Blocking, Loader
 from memo.testing.machines import KEYS, TAGS
+from memo.testing.sides import Blocking, Loader
 
 NIGHTLY = os.environ.get("MEMO_PROFILE") == "nightly"
 SECRET = b"a secret of the tests, 32 bytes."

@@ -10,7 +10,8 @@ import weakref
 import pytest
 
 from memo import DEFAULT, MISSING, NullStore, OptionError, UnkeyableError, cache_aside
-from memo.testing.contract import BAD_DURATIONS, GOOD_DURATIONS, Awaiting, Blocking, Loader
+from memo.testing.plain import BAD_DURATIONS, GOOD_DURATIONS
+from memo.testing.sides import Awaiting, Blocking, Loader
 
 SAFETY = 60
 

@@ -9,7 +9,7 @@ import pytest
 
 from memo import DEFAULT, MISSING, MemoryStore, OptionError, cache_aside
 from memo.clock import MAX_SECONDS
-from memo.testing.contract import BAD_DURATIONS, GOOD_DURATIONS
+from memo.testing.plain import BAD_DURATIONS, GOOD_DURATIONS
 
 
 @pytest.fixture

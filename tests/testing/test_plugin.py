@@ -385,7 +385,8 @@ def test_the_heavy_parts_of_the_test_kit_are_not_imported_with_it(run):
 
         def test_light():
             assert "memo.testing.plugin" in sys.modules
-            assert not {"memo.testing.contract", "memo.testing.machines", "hypothesis"} & set(sys.modules)
+            heavy = {f"memo.testing.{name}" for name in ("plain", "contract", "machines", "lru")}
+            assert not {*heavy, "hypothesis"} & set(sys.modules)
         """,
         *("-p", "no:hypothesispytest"),
     )
