@@ -990,6 +990,12 @@ REDIS_STORE = {
         "redis/test_failures.py::test_loading_its_data_it_answers_nothing_else",
         "redis/test_wire.py::test_each_call_of_a_socket_has_what_is_left_of_the_deadline",
     ],
+    "one deadline for an operation": [
+        "redis/test_link.py::test_a_lookup_of_two_round_trips_has_one_deadline_and_the_fill_its_own",
+        "redis/test_link.py::test_an_operation_that_goes_on_and_on_ends_with_its_time_and_opens_no_breaker",
+        "redis/test_link.py::test_what_asks_for_all_keys_has_a_deadline_for_each_round_trip",
+        "redis/test_failures.py::test_a_lookup_of_two_round_trips_has_one_timeout_for_both",
+    ],
     "out of memory, scripts flushed, other types, no permission": [
         "redis/test_failures.py::test_out_of_memory_reads_go_on_and_every_invalidation_works",
         "redis/test_failures.py::test_scripts_are_flushed_before_each_operation",

@@ -230,6 +230,33 @@ def test_dripping_a_byte_at_a_time_it_is_waited_for_no_longer_than_the_timeout(s
     stop.set()
 
 
+def test_a_lookup_of_two_round_trips_has_one_timeout_for_both(side, stores, redis_server, peers):
+    """Each answer takes more than half of it: one is in time, and the second one's is not waited for."""
+    slow, never = threading.Event(), threading.Event()
+
+    def delay(data, send):
+        if slow.is_set():
+            never.wait(0.3)
+        send(data)
+
+    store = stores(peers.between(redis_server, delay).url, timeout=LONG)
+    cached, calls, run = side.function(store)
+    errors = cached.stats().errors
+    client = redis_server.client()
+    assert run(cached(1)) == [1]
+    slow.set()
+    client.delete("cache:~tag:t")
+    assert run(cached(2)) == [2]
+    assert client.get("cache:f:2").startswith(b"#memo1 ")
+    assert cached.stats().errors == errors
+    client.delete("cache:~tag:t")
+    store._link._timeout = 0.5
+    assert run(cached(3)) == [3]
+    assert calls == [1, 2, 3]
+    assert not client.get("cache:f:3").startswith(b"#memo1 "), "there is a placeholder at most: it had no lease to fill"
+    assert cached.stats().errors != errors
+
+
 def test_loading_its_data_it_answers_nothing_else(side, stores, peers):
     def loading(connection):
         while connection.recv(65536):

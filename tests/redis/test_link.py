@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 import traceback
 
 import pytest
@@ -24,7 +25,7 @@ from redis.exceptions import (
     SlotNotCoveredError,
 )
 
-from memo import OptionError, RedisStore, StoreError
+from memo import OptionError, RedisStore, StoreError, cache_aside
 from memo.stores.redis import breaker as breaker_module
 from memo.stores.redis import wire as wire_module
 from memo.stores.redis.breaker import FIRST, LONGEST, TOLERATED, Breaker
@@ -34,6 +35,18 @@ from memo.stores.redis.protocol import FILL
 from memo.stores.redis.wire import Wire, connection_options, hangs_up, refusal, refused
 
 SECRET = "s3cret-canary"
+
+
+def soon():
+    return time.monotonic() + 20
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """The time of breaker and deadlines, as a list that tests change."""
+    time = [1000.0]
+    monkeypatch.setattr(breaker_module.time, "monotonic", lambda: time[0])
+    return time
 
 
 # -- what is taken for a server ----------------------------------------------------------------------------------------
@@ -249,10 +262,10 @@ async def test_what_ends_a_caller_is_no_failure_of_the_server(interrupt):
     link._wire, link._awire = Failing(interrupt()), AwaitedFailing(interrupt())
     for _ in range(TOLERATED + 1):
         with pytest.raises(interrupt):
-            link.call([("GET", b"k")], loud=False)
+            link.call([("GET", b"k")], loud=False, deadline=soon())
     if interrupt is asyncio.CancelledError:
         with pytest.raises(interrupt):
-            await link.acall([("GET", b"k")], loud=False)
+            await link.acall([("GET", b"k")], loud=False, deadline=soon())
     assert not link.breaker.open
 
 
@@ -337,7 +350,8 @@ async def test_a_script_that_the_server_does_not_know_is_sent_in_full_once_withi
     link = Link("redis://127.0.0.1:1/0", 0.25, 5)
     link._wire, link._awire = Forgetful(), AwaitedForgetful()
     commands = [("GET", b"k"), FILL(b"k", b"id", b"data", 0)]
-    assert link.call(list(commands), loud=False) == [b"OK", b"OK"] == await link.acall(list(commands), loud=False)
+    replies = link.call(list(commands), loud=False, deadline=soon())
+    assert replies == [b"OK", b"OK"] == await link.acall(list(commands), loud=False, deadline=soon())
     for wire in (link._wire, link._awire):
         (first, deadline), (second, again) = wire.asked
         assert first == commands
@@ -345,15 +359,117 @@ async def test_a_script_that_the_server_does_not_know_is_sent_in_full_once_withi
         assert deadline == again
 
 
+# -- the deadline of an operation --------------------------------------------------------------------------------------
+
+
+class Slow:
+    """In the place of connections: each round trip takes a while of a clock that tests turn, and finds nothing.
+
+    Args:
+        now: the clock.
+        takes: seconds.
+        pages: that SCAN gives.
+    """
+
+    def __init__(self, now, takes, pages=1):
+        self.now, self.takes, self.pages = now, takes, pages
+        self.asked = []
+
+    def call(self, commands, deadline):
+        self.asked.append(([command[0] for command in commands], deadline))
+        self.now[0] += self.takes
+        return [self.answer(*command) for command in commands]
+
+    def answer(self, name, key, *rest):
+        if name == "SCAN":
+            return [int(key) + 1 if int(key) + 1 < self.pages else 0, [b"cache:k%d" % int(key)]]
+        taken = None if key == b"cache:taken" else b"OK"
+        return {"GET": None, "SET": taken, "GETRANGE": b"x", "PTTL": 5, "UNLINK": 1, "EVALSHA": 0}[name]
+
+
+class AwaitedSlow(Slow):
+    async def call(self, commands, deadline):
+        return super().call(commands, deadline)
+
+
+def called(store, name, *args):
+    """Call a store's method, blocking and awaited; return what came of either, and what the two wires were asked."""
+    results = []
+    for call in (
+        lambda: getattr(store, name)(*args),
+        lambda: asyncio.run(getattr(store, f"a{name}")(*args)),
+    ):
+        try:
+            results.append(call())
+        except StoreError as error:
+            results.append(error)
+    return results, [store._link._wire.asked, store._link._awire.asked]
+
+
+def slow_store(now, takes, pages=1):
+    store = RedisStore("redis://127.0.0.1:1/0", timeout=1)
+    store._link._wire, store._link._awire = Slow(now, takes, pages), AwaitedSlow(now, takes, pages)
+    return store
+
+
+def test_a_lookup_of_two_round_trips_has_one_deadline_and_the_fill_its_own(now):
+    store = slow_store(now, 0.4)
+    begin = now[0]
+
+    @cache_aside(store=store, key="blocking")
+    def load():
+        return 7
+
+    @cache_aside(store=store, key="awaited")
+    async def aload():
+        return 7
+
+    assert load() == 7 == asyncio.run(aload())
+    trips = [["GET", "GET", "SET"], ["SET", "GET"], ["EVALSHA", "EVALSHA"]]  # the look, its missing stamp, the fill
+    for wire in (store._link._wire, store._link._awire):
+        assert [names for names, _ in wire.asked] == trips
+        assert [deadline for _, deadline in wire.asked] == pytest.approx([begin + 1, begin + 1, begin + 1.8])
+        begin += 1.2
+
+
+def test_an_operation_that_goes_on_and_on_ends_with_its_time_and_opens_no_breaker(now):
+    store = slow_store(now, 0.3)
+    results, asked = called(store, "increment", "taken")  # each time somebody has come in between
+    for result, trips in zip(results, asked, strict=True):
+        assert isinstance(result, StoreError)
+        assert "in time" in str(result)
+        assert len(trips) == 4  # the fifth would begin after the end
+        assert len({deadline for _, deadline in trips}) == 1
+    assert not store._link.breaker._failures  # every question that was sent was answered
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "result"),
+    [
+        ("keys", (), {"k0", "k1", "k2", "k3", "k4"}),
+        ("delete_pattern", ("*",), 5),
+        ("clear", (), None),
+        ("stats", (), 5),
+    ],
+)
+def test_what_asks_for_all_keys_has_a_deadline_for_each_round_trip(now, name, args, result):
+    store = slow_store(now, 0.9, pages=5)
+    results, asked = called(store, name, *args)
+    for each in results:
+        assert (each.size if name == "stats" else set(each) if name == "keys" else each) == result
+    times = [deadline for trips in asked for _, deadline in trips]
+    assert times == pytest.approx([1001 + 0.9 * number for number in range(len(times))])
+    assert len(times) >= 10
+
+
+async def test_the_deadline_holds_for_a_blocking_client_of_those_who_await(now):
+    store = slow_store(now, 0.1)
+    store._link._awire = None
+    assert await store.aget("k") is None
+    assert store._link._wire.asked == [(["GET"], pytest.approx(1001.0))]
+
+
 # -- the breaker -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def now(monkeypatch):
-    """The time of the breaker, as a list that tests change."""
-    time = [1000.0]
-    monkeypatch.setattr(breaker_module.time, "monotonic", lambda: time[0])
-    return time
 
 
 def opened():
@@ -442,15 +558,15 @@ def test_invalidations_are_tried_all_the_same_and_close_the_breaker(now):
     link._wire = Failing(OSError("down"))
     for _ in range(10):
         with pytest.raises(StoreError):
-            link.call([("GET", b"k")], loud=False)
+            link.call([("GET", b"k")], loud=False, deadline=soon())
     assert link._wire.calls == TOLERATED
     for _ in range(10):
         with pytest.raises(StoreError, match="OSError"):
-            link.call([("UNLINK", b"k")], loud=True)
+            link.call([("UNLINK", b"k")], loud=True, deadline=soon())
     assert link._wire.calls == TOLERATED + 10
     link._wire = Forgetful()
-    link.call([("UNLINK", b"k")], loud=True)
-    assert link.call([("GET", b"k")], loud=False) == [b"OK"]
+    link.call([("UNLINK", b"k")], loud=True, deadline=soon())
+    assert link.call([("GET", b"k")], loud=False, deadline=soon()) == [b"OK"]
 
 
 def test_a_pool_that_is_exhausted_does_not_open_the_breaker():
@@ -458,7 +574,7 @@ def test_a_pool_that_is_exhausted_does_not_open_the_breaker():
     link._wire = Failing(StoreError(wire_module.BUSY))
     for _ in range(10):
         with pytest.raises(StoreError, match="in use"):
-            link.call([("GET", b"k")], loud=False)
+            link.call([("GET", b"k")], loud=False, deadline=soon())
     assert link._wire.calls == 10
 
 

@@ -123,12 +123,12 @@ class World:
                 return stop.value
             if not self.apart:
                 yield None
-                replies = at.store._link.call(commands, True)
+                replies = at.store._link.call(commands, True, at.store._link.deadline(0))
                 continue
             replies = []
             for command in commands:
                 yield None
-                replies += at.store._link.call([command], True)
+                replies += at.store._link.call([command], True, at.store._link.deadline(0))
 
     def caller(self, number: int, kind: str) -> Generator[Callable[[], bool] | None, None, int]:
         """One call by a handle; between two of its steps it yields None, or what it waits for."""
@@ -311,7 +311,7 @@ def make_steps(redis_server):
         try:
             while True:
                 commands = steps.send(replies)
-                replies = store._link.call(commands, True)
+                replies = store._link.call(commands, True, store._link.deadline(0))
                 if commands[0][0] == "SET":
                     replies[1] = None  # it was invalidated between SET and GET
                     redis_server.client().unlink("cache:~fn:f")
@@ -327,16 +327,16 @@ def make_steps(redis_server):
 def test_a_lease_is_given_back_where_the_stamps_cannot_be_made(redis_server):
     store = RedisStore(redis_server.url, timeout=20)
     steps = store._steps.look("k", "f", (), b'["f"]', 60.0, False)
-    store._link.call(steps.send(None), True)
+    store._link.call(steps.send(None), True, store._link.deadline(0))
     client = redis_server.client()
     mine = client.get("cache:k")
     assert mine.startswith(b"#memo1-")
     steps = store._steps.look("k", "f", (), b'["f"]', 60.0, False)
     commands = steps.send(None)
     client.unlink("cache:k")
-    commands = steps.send(store._link.call(commands, True))
+    commands = steps.send(store._link.call(commands, True, store._link.deadline(0)))
     commands = steps.send([Refusal("OOM")] * len(commands))
-    replies = store._link.call(commands, True)
+    replies = store._link.call(commands, True, store._link.deadline(0))
     with pytest.raises(Refusal, match="OOM"):
         steps.send(replies)
     assert client.get("cache:k") is None

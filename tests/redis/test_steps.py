@@ -26,13 +26,13 @@ class Trips(list):
         self.call, self.acall = self.link.call, self.link.acall
         self.link.call, self.link.acall = self._call, self._acall  # type: ignore[method-assign]
 
-    def _call(self, commands: Any, loud: bool) -> Any:
+    def _call(self, commands: Any, loud: bool, deadline: float) -> Any:
         self.append([command[0] for command in commands])
-        return self.call(commands, loud)
+        return self.call(commands, loud, deadline)
 
-    async def _acall(self, commands: Any, loud: bool) -> Any:
+    async def _acall(self, commands: Any, loud: bool, deadline: float) -> Any:
         self.append([command[0] for command in commands])
-        return await self.acall(commands, loud)
+        return await self.acall(commands, loud, deadline)
 
     def taken(self) -> list[list[str]]:
         """Return them, and begin anew."""

@@ -22,7 +22,7 @@ class Link:
 
     Args:
         server: a URL, a client of redis-py, one of redis.asyncio, or a tuple of both.
-        timeout: seconds for which an operation waits.
+        timeout: seconds that an operation may take, however many round trips it makes.
         connect_timeout: seconds that connecting may take.
 
     Raises:
@@ -34,12 +34,29 @@ class Link:
         self._timeout = timeout
         self.breaker = Breaker()
 
-    def call(self, commands: list[Command], loud: bool) -> list[Reply]:
+    def deadline(self, current: float) -> float:
+        """Return when an operation has to be over, of the monotonic clock.
+
+        Args:
+            current: its deadline; 0: it begins now.
+
+        Raises:
+            StoreError: its time is over. That is said before anything is sent: no connection is dropped for it.
+        """
+        now = time.monotonic()
+        if not current:
+            return now + self._timeout
+        if now >= current:
+            raise StoreError("the Redis server has not answered in time: there was none left for another question")
+        return current
+
+    def call(self, commands: list[Command], loud: bool, deadline: float) -> list[Reply]:
         """Return the answers to commands that go out together.
 
         Args:
             commands: what is asked.
             loud: ask even a server that is left alone since it does not answer.
+            deadline: of the operation that asks.
 
         Raises:
             StoreError: there is no answer.
@@ -47,7 +64,6 @@ class Link:
         if self._wire is None:
             raise StoreError("this store has a client of redis.asyncio only: give it a blocking one too, as a tuple")
         self._ask(loud)
-        deadline = time.monotonic() + self._timeout
         try:
             replies: list[Reply] = self._wire.call(commands, deadline)
             again = _unknown(commands, replies)
@@ -59,12 +75,11 @@ class Link:
         self.breaker.succeeded()
         return replies
 
-    async def acall(self, commands: list[Command], loud: bool) -> list[Reply]:
+    async def acall(self, commands: list[Command], loud: bool, deadline: float) -> list[Reply]:
         """Do what `call` does, awaited."""
         if self._awire is None:
-            return await asyncio.to_thread(self.call, commands, loud)
+            return await asyncio.to_thread(self.call, commands, loud, deadline)
         self._ask(loud)
-        deadline = time.monotonic() + self._timeout
         try:
             replies: list[Reply] = await self._awire.call(commands, deadline)
             again = _unknown(commands, replies)

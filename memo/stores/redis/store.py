@@ -11,7 +11,7 @@ from ...entry import DEFAULT, MISSING
 from ...errors import OptionError, SerializationError, StoreError
 from ...forks import fork_safe_lock, in_child
 from ...keys import CallKeys
-from ...serializers import network_serializer
+from ...serializers import function_serializer, network_serializer
 from ...stats import Counter, StoreStats, logger
 from ..base import Store, Ttl, checked_amount, checked_key, checked_tags, checked_ttl, stores
 from ..books import Books
@@ -56,7 +56,9 @@ class RedisStore(Store):
         prefix: what all keys begin with; nothing else on the server is touched.
         default_ttl: seconds or a timedelta for what is stored without a ttl; None: it never expires.
         serializer: "json", "msgpack", one of these with "+gzip" or "+zlib", or an object with `dumps` and `loads`.
-        timeout: seconds or a timedelta that an operation takes at most, from its first byte to its last.
+        timeout: seconds or a timedelta that an operation takes at most, from its first byte to its last. What asks for
+            all keys (`keys`, `delete_pattern`, `clear`, `stats`) takes as long as there are keys, each of its round
+            trips at most the timeout.
         connect_timeout: the same for a connection to be made; no operation waits for that longer than for its timeout.
 
     Raises:
@@ -94,26 +96,36 @@ class RedisStore(Store):
 
     # -- running steps -----------------------------------------------------------------------------------------------
 
-    def _run(self, steps: Steps[T], loud: bool = False) -> T:  # type: ignore[override]
-        """Take the steps, blocking; `loud`: even a server that does not answer is asked."""
+    def _run(self, steps: Steps[T], loud: bool = False, endless: bool = False) -> T:  # type: ignore[override]
+        """Take the steps, blocking, by one deadline.
+
+        Args:
+            steps: of one operation.
+            loud: even a server that does not answer is asked.
+            endless: nobody knows how many steps there are: each has a deadline of its own.
+        """
         replies: Any = None
+        deadline = 0.0
         try:
             while True:
                 commands = steps.send(replies)
-                replies = self._link.call(commands, loud)
+                deadline = self._link.deadline(0.0 if endless else deadline)
+                replies = self._link.call(commands, loud, deadline)
         except StopIteration as stop:
             result: T = stop.value
             return result
         finally:
             steps.close()
 
-    async def _arun(self, steps: Steps[T], loud: bool = False) -> T:
+    async def _arun(self, steps: Steps[T], loud: bool = False, endless: bool = False) -> T:
         """Do the same, awaiting."""
         replies: Any = None
+        deadline = 0.0
         try:
             while True:
                 commands = steps.send(replies)
-                replies = await self._link.acall(commands, loud)
+                deadline = self._link.deadline(0.0 if endless else deadline)
+                replies = await self._link.acall(commands, loud, deadline)
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -139,31 +151,31 @@ class RedisStore(Store):
             count = self._errors[name] = self._errors.get(name, 0) + 1
         return count == 1
 
-    def _open(self, name: str, steps: Steps[T], otherwise: T) -> T:
+    def _open(self, name: str, steps: Steps[T], otherwise: T, endless: bool = False) -> T:
         """Take steps, or count that they failed and return `otherwise`."""
         try:
-            return self._run(steps)
+            return self._run(steps, endless=endless)
         except (StoreError, Refusal) as error:
             self._failed(name, error)
             return otherwise
 
-    async def _aopen(self, name: str, steps: Steps[T], otherwise: T) -> T:
+    async def _aopen(self, name: str, steps: Steps[T], otherwise: T, endless: bool = False) -> T:
         try:
-            return await self._arun(steps)
+            return await self._arun(steps, endless=endless)
         except (StoreError, Refusal) as error:
             self._failed(name, error)
             return otherwise
 
-    def _loud(self, steps: Steps[T]) -> T:
+    def _loud(self, steps: Steps[T], endless: bool = False) -> T:
         """Take steps that have to be done: that they were not is an error."""
         try:
-            return self._run(steps, loud=True)
+            return self._run(steps, loud=True, endless=endless)
         except Refusal as error:
             raise StoreError(f"the Redis server refuses ({error.kind})") from error
 
-    async def _aloud(self, steps: Steps[T]) -> T:
+    async def _aloud(self, steps: Steps[T], endless: bool = False) -> T:
         try:
-            return await self._arun(steps, loud=True)
+            return await self._arun(steps, loud=True, endless=endless)
         except Refusal as error:
             raise StoreError(f"the Redis server refuses ({error.kind})") from error
 
@@ -367,11 +379,11 @@ class RedisStore(Store):
 
     def keys(self, pattern: str = "*") -> list[str]:
         """Return the keys that match, in no particular order; the server is asked for all keys, bit by bit."""
-        return self._open("keys", self._keys(pattern), [])
+        return self._open("keys", self._keys(pattern), [], endless=True)
 
     async def akeys(self, pattern: str = "*") -> list[str]:
         """Do what `keys` does, awaited."""
-        return await self._aopen("keys", self._keys(pattern), [])
+        return await self._aopen("keys", self._keys(pattern), [], endless=True)
 
     def _delete_pattern(self, matches: Callable[[str], object]) -> Steps[int]:
         fulls = yield from self._steps.matching(matches)
@@ -387,11 +399,11 @@ class RedisStore(Store):
         Raises:
             StoreError: they may still be there.
         """
-        return self._loud(self._delete_pattern(compile_pattern(pattern).match))
+        return self._loud(self._delete_pattern(compile_pattern(pattern).match), endless=True)
 
     async def adelete_pattern(self, pattern: str) -> int:
         """Do what `delete_pattern` does, awaited."""
-        return await self._aloud(self._delete_pattern(compile_pattern(pattern).match))
+        return await self._aloud(self._delete_pattern(compile_pattern(pattern).match), endless=True)
 
     def _clear(self) -> Steps[None]:
         fulls = yield from self._steps.listed()
@@ -404,11 +416,11 @@ class RedisStore(Store):
         Raises:
             StoreError: it may still be there.
         """
-        self._loud(self._clear())
+        self._loud(self._clear(), endless=True)
 
     async def aclear(self) -> None:
         """Do what `clear` does, awaited."""
-        await self._aloud(self._clear())
+        await self._aloud(self._clear(), endless=True)
 
     def invalidate_tags(self, *tags: str) -> None:
         """Remove every entry that bears one of the tags, at a cost that does not grow with their number.
@@ -448,11 +460,11 @@ class RedisStore(Store):
 
     def stats(self) -> RedisStats:
         """Return what this process has counted; `size` is how many keys the server has below the prefix."""
-        return self._stats(self._open("stats", self._size(), 0))
+        return self._stats(self._open("stats", self._size(), 0, endless=True))
 
     async def astats(self) -> RedisStats:
         """Do what `stats` does, awaited."""
-        return self._stats(await self._aopen("stats", self._size(), 0))
+        return self._stats(await self._aopen("stats", self._size(), 0, endless=True))
 
     def close(self) -> None:
         """Close the connections that nobody uses; they are made again when needed."""
@@ -467,7 +479,7 @@ class RedisStore(Store):
     def attach(self, keys: CallKeys, hits: Counter, misses: Counter, owner: object) -> RedisSpace:
         """Return the space of a decorated function."""
         self._books.bury()  # functions that are gone: what they had on the server stays
-        space = RedisSpace(self, keys, self._codec.for_function(keys.function, keys.many))
+        space = RedisSpace(self, keys, function_serializer(keys, self._codec, network=True))
         self._books.open(space, owner, (hits, misses))
         return space
 
