@@ -6,7 +6,6 @@ Two store objects on one file share nothing but the file, so they stand for two 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Generator
@@ -15,28 +14,16 @@ from typing import Any
 
 import pytest
 
+import race
 from memo import MISSING, PickleFileStore, aside, cache_aside
 from memo.aside import BEHIND, Call, Fill, Plan, Read, Take, Wait
 from memo.entry import Reading
 from memo.flight import Flight, Outcome
 from memo.stats import FunctionCounters
 from memo.testing import ManualClock
+from schedules import schedules
 
 NIGHTLY = os.environ.get("MEMO_PROFILE") == "nightly"
-
-
-def _flow() -> Any:
-    """Return the explorer of the memory store's tests, which enumerates schedules."""
-    path = Path(__file__).parents[1] / "flow" / "test_no_stale_fill.py"
-    spec = importlib.util.spec_from_file_location("explorer_of_flow", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-schedules = _flow().schedules
 
 
 class Handle:
@@ -322,63 +309,19 @@ def test_an_invalidation_voids_a_load_also_where_anothers_value_stands(make):
 
 # -- real processes ----------------------------------------------------------------------------------------------------
 
-RACE = """
-import os, random, struct, sys, threading
-from memo import PickleFileStore, cache_aside
-path, truth, me, processes, rounds = sys.argv[1], os.open(sys.argv[2], os.O_RDWR), *map(int, sys.argv[3:])
-number = struct.Struct("<q")
-# Of each key two numbers: the source's version, and that of the latest invalidation that has returned. Process k
-# alone writes those of key k, in one step each.
-def read(at):
-    return number.unpack(os.pread(truth, 8, at * 8))[0]
-def write(at, value):
-    os.pwrite(truth, number.pack(value), at * 8)
-store = PickleFileStore(path, max_size=None if me % 2 else 1_000, timeout=60)
-@cache_aside(store=store, namespace="race", tags=("all", "t{x}"), ttl=None)
-def f(x):
-    version = read(2 * x)
-    if chance.random() < 0.3:
-        os.sched_yield()
-    return version
-chance = random.Random(me)
-ways = [
-    lambda: f.invalidate(me), lambda: f.invalidate(me), lambda: store.invalidate_tags(f"t{me}"),
-    f.invalidate_all, store.clear, lambda: store.delete_pattern(f"*({me})"), lambda: store.delete(f.key_for(me)),
-    lambda: f.set(read(2 * me), me), lambda: store.invalidate_tags("all"),
-]
-print("ready", flush=True)
-sys.stdin.readline()
-stale = 0
-for turn in range(rounds):
-    for _ in range(4):
-        x = chance.randrange(processes)
-        floor = read(2 * x + 1)
-        stale += (f.refresh if chance.random() < 0.05 else f)(x) < floor
-    write(2 * me, turn + 1)
-    chance.choice(ways)()
-    write(2 * me + 1, turn + 1)
+RACER = """
+from memo import PickleFileStore
+def begin(me, path):
+    return PickleFileStore(path, max_size=None if me % 2 else 1_000, timeout=60), {"ttl": None}
+def between(turn, store):
     if turn % 500 == 250:
         store.compact()
     if turn % 500 == 400:
         store.close()
-counts = f.stats()
-print(stale, counts.refused_fills, counts.hits, sum(counts.errors.values()))
 """
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_real_processes_in_a_race_are_never_given_anything_stale(path, tmp_path, launch, processes):
-    rounds = (100_000 if NIGHTLY else 3_000) // processes
-    truth = tmp_path / "truth"
-    truth.write_bytes(bytes(16 * processes))
-    racers = [launch(RACE, path, truth, me, processes, rounds) for me in range(processes)]
-    for racer in racers:
-        assert racer.stdout.readline() == "ready\n"
-    for racer in racers:
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
-    answers = [racer.communicate(timeout=3_000 if NIGHTLY else 120)[0].split() for racer in racers]
-    stale, refused, hits, errors = (sum(int(answer[at]) for answer in answers) for at in range(4))
-    assert (stale, errors) == (0, 0)
-    assert refused > 0, "no load was ever overtaken"
-    assert hits > 0
+def test_real_processes_in_a_race_are_never_given_anything_stale(path, tmp_path, processes):
+    turns, patience = (100_000, 3_000) if NIGHTLY else (3_000, 120)
+    race.run(RACER, tmp_path, processes, turns, path, patience=patience)

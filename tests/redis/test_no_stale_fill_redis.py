@@ -7,39 +7,24 @@ commands of one.
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import memo
+import race
 from memo import MISSING, RedisStore, aside, cache_aside
 from memo.aside import BEHIND, Call, Fill, Pause, Plan, Read, Release, Take, Wait
 from memo.flight import Flight, Outcome
 from memo.stats import FunctionCounters
 from memo.stores.patterns import compile_pattern
 from memo.stores.redis.commands import Refusal
+from schedules import schedules
 
 NIGHTLY = os.environ.get("MEMO_PROFILE") == "nightly"
 
 
-def _flow() -> Any:
-    """Return the explorer of the memory store's tests, which enumerates schedules."""
-    path = Path(__file__).parents[1] / "flow" / "test_no_stale_fill.py"
-    spec = importlib.util.spec_from_file_location("explorer_for_redis", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-schedules = _flow().schedules
 Turns = Iterator[Callable[[], bool] | None]
 
 
@@ -345,71 +330,16 @@ def test_a_lease_is_given_back_where_the_stamps_cannot_be_made(redis_server):
 
 # -- real processes ----------------------------------------------------------------------------------------------------
 
-RACE = """
-import os, random, struct, sys
-from memo import RedisStore, cache_aside
-url, truth, me, processes, rounds, fleet = sys.argv[1], os.open(sys.argv[2], os.O_RDWR), *map(int, sys.argv[3:])
-number = struct.Struct("<q")
-# Of each key two numbers: the source's version, and that of the latest invalidation that has returned. Process k
-# alone writes those of key k, in one step each.
-def read(at):
-    return number.unpack(os.pread(truth, 8, at * 8))[0]
-def write(at, value):
-    os.pwrite(truth, number.pack(value), at * 8)
-store = RedisStore(url, timeout=60)
-@cache_aside(store=store, namespace="race", tags=("all", "t{x}"), ttl=600,
-             single_flight="fleet" if fleet else "process")
-def f(x):
-    version = read(2 * x)
-    if chance.random() < 0.3:
-        os.sched_yield()
-    return version
-chance = random.Random(me)
-ways = [
-    lambda: f.invalidate(me), lambda: f.invalidate(me), lambda: store.invalidate_tags(f"t{me}"),
-    f.invalidate_all, store.clear, lambda: store.delete_pattern(f"*({me})"), lambda: store.delete(f.key_for(me)),
-    lambda: f.set(read(2 * me), me), lambda: store.invalidate_tags("all"),
-]
-print("ready", flush=True)
-sys.stdin.readline()
-stale = 0
-for turn in range(rounds):
-    for _ in range(3):
-        x = chance.randrange(processes)
-        floor = read(2 * x + 1)
-        stale += (f.refresh if chance.random() < 0.05 else f)(x) < floor
-    write(2 * me, turn + 1)
-    chance.choice(ways)()
-    write(2 * me + 1, turn + 1)
-counts = f.stats()
-print(stale, counts.refused_fills, counts.hits, sum(counts.errors.values()))
+RACER = """
+from memo import RedisStore
+def begin(me, url, fleet):
+    return RedisStore(url, timeout=60), {"ttl": 600, "single_flight": fleet}
+def between(turn, store):
+    pass
 """
 
 
-@pytest.mark.parametrize(("processes", "fleet"), [(3, 0), (2, 1)])
+@pytest.mark.parametrize(("processes", "fleet"), [(3, "process"), (2, "fleet")])
 def test_real_processes_in_a_race_are_never_given_anything_stale(redis_server, tmp_path, processes, fleet):
-    rounds = (100_000 if NIGHTLY else 1_500) // processes
-    truth = tmp_path / "truth"
-    truth.write_bytes(bytes(16 * processes))
-    environment = {**os.environ, "PYTHONPATH": str(Path(memo.__file__).parents[1])}
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    racers = []
-    try:
-        for me in range(processes):
-            arguments = [redis_server.url, truth, me, processes, rounds, fleet]
-            command = [sys.executable, "-W", "error", "-c", RACE, *map(str, arguments)]
-            racers.append(subprocess.Popen(command, env=environment, **pipes))
-        for racer in racers:
-            assert racer.stdout.readline() == "ready\n"
-        for racer in racers:
-            racer.stdin.write("go\n")
-            racer.stdin.flush()
-        answers = [racer.communicate(timeout=3_000 if NIGHTLY else 120)[0].split() for racer in racers]
-    finally:
-        for racer in racers:
-            racer.kill()
-            racer.communicate()
-    stale, refused, hits, errors = (sum(int(answer[at]) for answer in answers) for at in range(4))
-    assert (stale, errors) == (0, 0)
-    assert refused > 0, "no load was ever overtaken"
-    assert hits > 0
+    turns, patience = (100_000, 3_000) if NIGHTLY else (1_500, 120)
+    race.run(RACER, tmp_path, processes, turns, redis_server.url, fleet, patience=patience)
