@@ -972,6 +972,11 @@ REDIS_STORE = {
     ],
     "ten thousand keys": ["redis/test_steps.py::test_ten_thousand_keys_are_listed_and_removed_by_pattern_in_batches"],
     "a prefix is taken as it is": ["redis/test_steps.py::test_a_prefix_is_taken_as_it_is"],
+    "entries of many tags": [
+        "redis/test_steps.py::test_entries_of_many_tags_are_as_all_others",
+        "redis/test_steps.py::test_any_of_many_tags_that_is_invalidated_takes_its_entries",
+        "redis/test_steps.py::test_only_of_entries_of_many_tags_all_is_read",
+    ],
     "the store's own keys": ["redis/test_steps.py::test_keys_of_stamps_are_refused"],
     "golden payloads": ["redis/test_golden_payloads.py"],
     "what somebody else has put there": [

@@ -606,6 +606,105 @@ def test_a_time_that_the_server_does_not_tell_is_no_time():
     assert answered(ours.left("k"), [entry, 5], [b"s", 5_000]) == 5
 
 
+# -- entries of many tags ----------------------------------------------------------------------------------------------
+
+MANY = {
+    "short": ("t",),
+    "names": tuple(f"tag-{number}-{'x' * 60}" for number in range(30)),  # cut in the names
+    "stamps": tuple(f"t{number}" for number in range(200)),  # cut before them
+}
+"""Tags; all but the first make a header that is longer than the beginning of an entry that is read."""
+
+
+def tagged(awaits, store):
+    """A function for each of these, by its name."""
+    return {
+        each: decorated(awaits, lambda x: [x], store=store, namespace=each, key="{x}", tags=tags)
+        for each, tags in MANY.items()
+    }
+
+
+@pytest.mark.parametrize("awaits", [False, True])
+def test_entries_of_many_tags_are_as_all_others(store, client, awaits):
+    def ask(name, *args):
+        return run(awaits, getattr(store, f"a{name}" if awaits else name), *args)
+
+    functions = tagged(awaits, store)
+    all_of_them = [f"{each}:1" for each in MANY]
+    store.set("plain", "x" * 2000)
+
+    def fill():
+        for f in functions.values():
+            assert run(awaits, f, 1) == [1]
+
+    fill()
+    assert sorted(ask("keys")) == ["names:1", "plain", "short:1", "stamps:1"]
+    for name, f in functions.items():
+        key = f"{name}:1"
+        header, _, _ = client.get(f"cache:{key}").partition(b"\n")
+        assert len(header) > 1023 or name == "short"
+        assert ask("exists", key)
+        assert 50 < ask("ttl", key) <= 60
+        assert ask("get", key) == run(awaits, f.peek, 1) == [1]
+        assert ask("expire", key, 30)
+        assert 20 < run(awaits, f.ttl_left, 1) <= 30
+        assert run(awaits, f, 1) == [1]
+        assert f.stats().loads == 1
+    assert [ask("delete", each) for each in (*all_of_them, "plain")] == [True] * 4
+    assert [ask("delete", each) for each in (*all_of_them, "plain")] == [False] * 4
+    fill()
+    assert ask("delete_many", [*all_of_them, "none"]) == 3
+    fill()
+    assert [run(awaits, f.invalidate, 1) for f in functions.values()] == [True] * 3
+    fill()
+    assert ask("delete_pattern", "s*") == 2
+    assert ask("keys") == ["names:1"]
+    fill()
+    ask("clear")
+    assert client.keys("*") == []
+
+
+@pytest.mark.parametrize("tag", [-1, 0, 15])
+def test_any_of_many_tags_that_is_invalidated_takes_its_entries(store, tag):
+    for name, f in tagged(False, store).items():
+        if name != "short":
+            f(1)
+            store.invalidate_tags(MANY[name][tag])
+            assert not store.exists(f"{name}:1")
+            assert store.ttl(f"{name}:1") is None
+            assert not store.expire(f"{name}:1", 5)
+            assert store.keys() == []
+            assert f.peek(1) is MISSING
+
+
+def test_only_of_entries_of_many_tags_all_is_read(store, trips, client):
+    functions = tagged(False, store)
+    functions["names"](1)
+    functions["short"](1)
+    store.set("plain", "x" * 2000)
+    client.set("cache:another's", client.get("cache:names:1"))
+    client.set("cache:damaged", b"#memo1" + b"x" * 2000)
+    trips.taken()
+    assert sorted(store.keys()) == ["names:1", "plain", "short:1"]
+    scan, beginnings, whole, stamps = trips.taken()
+    assert scan == ["SCAN"]
+    assert beginnings == ["GETRANGE"] * 5
+    assert whole == ["GET"]
+    assert len(stamps) == (1 + 30) + 1 + (1 + 1) + 1  # and a time for each
+    assert store.delete_many(["another's", "damaged"]) == 0
+
+
+def test_what_became_of_an_entry_between_its_beginning_and_all_of_it():
+    names = protocol.names("f", MANY["names"])
+    entry = protocol.header(b"A" * 12, protocol.digest(b"cache:k"), b"s", None, names) + b"1"
+    beginning = entry[:1024]
+    assert answered(ours.there([b"cache:k"]), [beginning], [None]) == [False]
+    assert answered(ours.there([b"cache:k"]), [beginning], [b"plain"]) == [True]
+    assert answered(ours.there([b"cache:k"]), [beginning], [Refusal("WRONGTYPE")]) == [False]
+    with pytest.raises(Refusal, match="NOPERM"):
+        answered(ours.there([b"cache:k"]), [beginning], [Refusal("NOPERM")])
+
+
 # -- what is told of failures ------------------------------------------------------------------------------------------
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "digest",
     "foreign",
     "header",
+    "is_of",
     "names",
     "new_id",
     "parse",
@@ -148,6 +149,11 @@ def parse(data: bytes) -> Entry | Held | None:
         except (ValueError, TypeError):
             key_digest = b""
     return Entry(entry_id, key_digest, stamps, windows, named, payload, data[6:7] == b"+")
+
+
+def is_of(data: bytes, key: bytes) -> bool:
+    """Return whether the header that data begins with, however much of it there is, names this key."""
+    return data[20:32] == digest(key)
 
 
 def foreign(data: bytes) -> bytes:

@@ -131,7 +131,7 @@ class RedisSpace(Space):
         full = self._steps.full(key)
         (found,) = yield [("GET", full)]
         check([found])
-        (worth,) = yield from self._steps.valid([(full, found)], whole=True)
+        (worth,) = yield from self._steps.valid([(full, found)])
         if not isinstance(worth, Standing) or worth.left <= 0 or not protocol.bears(worth.entry.names, self.owner):
             return MISSING
         try:

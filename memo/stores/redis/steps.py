@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from ...entry import DEFAULT
-from ...errors import StoreError
 from . import protocol
 from .commands import Command, Refusal, Reply
 from .leases import EntrySteps, Standing, Steps, check, time_left
@@ -20,7 +19,7 @@ BATCH: Final = 500
 """Keys that are asked for at once while all are looked at."""
 
 BEGINNING: Final = 1023
-"""The last byte that is read where only a header is wanted; a longer one is read again, with its value."""
+"""The last byte that is read where only a header is wanted; a longer one, of many tags, is read again, and whole."""
 
 
 class StoreSteps(EntrySteps):
@@ -28,12 +27,11 @@ class StoreSteps(EntrySteps):
 
     # -- any key -----------------------------------------------------------------------------------------------------
 
-    def valid(self, found: Sequence[tuple[bytes, Reply]], whole: bool) -> Steps[list[Standing | bytes | None]]:
+    def valid(self, found: Sequence[tuple[bytes, Reply]]) -> Steps[list[Standing | bytes | None]]:
         """Return, for what was found at keys, what it is worth: a function's entry, a plain value or nothing.
 
         Args:
-            found: keys of the server, and the bytes there, or the beginning of them.
-            whole: they are all the bytes.
+            found: keys of the server, and the bytes there, or the beginning of them with all of the header.
         """
         worth: list[Standing | bytes | None] = [None] * len(found)
         asked: list[tuple[int, Entry, list[bytes]]] = []
@@ -44,8 +42,6 @@ class StoreSteps(EntrySteps):
             if entry is None:
                 worth[index] = data
             elif isinstance(entry, Entry) and entry.digest == protocol.digest(full):
-                if not whole and len(data) > BEGINNING and b"\n" not in data:
-                    raise StoreError("the header of an entry is too long")  # pragma: no cover - names of a kilobyte
                 owner, *tags = _names(entry.names)
                 asked.append((index, entry, self.stamp_keys(owner, tags)))
         if asked:
@@ -60,12 +56,22 @@ class StoreSteps(EntrySteps):
                     worth[index] = Standing(entry, time_left(left, entry.windows))
         return worth
 
+    def headed(self, found: list[tuple[bytes, Reply]]) -> Steps[list[tuple[bytes, Reply]]]:
+        """Return the beginnings found at keys, and everything instead where there is more header than beginning."""
+        cut = [index for index, (full, data) in enumerate(found) if _is_cut(full, data)]
+        if cut:
+            replies = yield [("GET", found[index][0]) for index in cut]
+            check(replies)
+            for index, reply in zip(cut, replies, strict=True):
+                found[index] = (found[index][0], reply)
+        return found
+
     def read(self, keys: Sequence[str]) -> Steps[list[bytes | None]]:
         """Return the payloads at keys, those of functions too, None where there is none whose ttl is not over."""
         fulls = [self.full(key) for key in keys]
         replies = yield [("GET", each) for each in fulls]
         check(replies)
-        worth = yield from self.valid(list(zip(fulls, replies, strict=True)), whole=True)
+        worth = yield from self.valid(list(zip(fulls, replies, strict=True)))
         return [_payload(each) for each in worth]
 
     def there(self, fulls: Sequence[bytes]) -> Steps[list[bool]]:
@@ -74,7 +80,7 @@ class StoreSteps(EntrySteps):
         check(replies)
         # GETRANGE answers nothing at all as it answers a value that is empty, which no serializer makes.
         found = [(full, reply or None) for full, reply in zip(fulls, replies, strict=True)]
-        worth = yield from self.valid(found, whole=False)
+        worth = yield from self.valid((yield from self.headed(found)))
         return [_payload(each) is not None for each in worth]
 
     def write(self, payloads: Sequence[tuple[str, bytes]], ttl: Any) -> Steps[None]:
@@ -90,7 +96,11 @@ class StoreSteps(EntrySteps):
         return (yield from self.remove_full([self.full(key) for key in keys]))
 
     def remove_full(self, fulls: Sequence[bytes]) -> Steps[int]:
-        """Do the same for keys of the server."""
+        """Do the same for keys of the server.
+
+        An entry whose header is longer than its beginning is counted, whether or not its tags still stood: when that
+        is found out it is gone, and nobody can read which they were.
+        """
         commands: list[Command] = []
         for full in fulls:
             commands += [("GETRANGE", full, 0, BEGINNING), ("PTTL", full), ("UNLINK", full)]
@@ -98,15 +108,15 @@ class StoreSteps(EntrySteps):
         for reply in replies[2::3]:
             if isinstance(reply, Refusal):
                 raise reply
-        found = [(full, reply or None) for full, reply in zip(fulls, replies[::3], strict=True)]
-        lefts = replies[1::3]
-        # The times are those from before: by now nothing is there that has any.
-        worth = yield from self.valid(found, whole=False)
+        cut = [_is_cut(full, reply) for full, reply in zip(fulls, replies[::3], strict=True)]
+        known = zip(fulls, replies[::3], cut, strict=True)
+        worth = yield from self.valid([(full, None if is_cut else reply or None) for full, reply, is_cut in known])
         count = 0
-        for each, left, reply in zip(worth, lefts, replies[2::3], strict=True):
+        # The times are those from before: by now nothing is there that has any.
+        for each, is_cut, left, reply in zip(worth, cut, replies[1::3], replies[2::3], strict=True):
             if isinstance(each, Standing):
                 each.left = time_left(left, each.entry.windows)
-            count += bool(reply) and _payload(each) is not None
+            count += bool(reply) and (is_cut or _payload(each) is not None)
         return count
 
     def left(self, key: str) -> Steps[float | None]:
@@ -114,7 +124,7 @@ class StoreSteps(EntrySteps):
         full = self.full(key)
         replies = yield [("GETRANGE", full, 0, BEGINNING), ("PTTL", full)]
         check(replies)
-        (each,) = yield from self.valid([(full, replies[0] or None)], whole=False)
+        (each,) = yield from self.valid((yield from self.headed([(full, replies[0] or None)])))
         if each is None:
             return None
         left = each.left if isinstance(each, Standing) else time_left(replies[1], None)
@@ -125,7 +135,7 @@ class StoreSteps(EntrySteps):
         full = self.full(key)
         (found,) = yield [("GETRANGE", full, 0, BEGINNING)]
         check([found])
-        (each,) = yield from self.valid([(full, found or None)], whole=False)
+        (each,) = yield from self.valid((yield from self.headed([(full, found or None)])))
         if _payload(each) is None:
             return False
         life, _ = self.milliseconds(ttl)
@@ -149,7 +159,7 @@ class StoreSteps(EntrySteps):
         while True:
             found, left = yield [("GET", full), ("PTTL", full)]
             check([found])
-            (each,) = yield from self.valid([(full, found)], whole=True)
+            (each,) = yield from self.valid([(full, found)])
             payload = _payload(each)
             if payload is None:
                 life, _ = self.milliseconds(DEFAULT)
@@ -203,7 +213,7 @@ def together(steps: Sequence[Steps[T]]) -> Steps[list[T | Exception]]:
 
     def advance(index: int, replies: list[Reply] | None) -> None:
         try:
-            waiting[index] = steps[index].send(replies)  # type: ignore[arg-type]
+            waiting[index] = next(steps[index]) if replies is None else steps[index].send(replies)
         except StopIteration as stop:
             results[index] = stop.value
             waiting.pop(index, None)
@@ -229,6 +239,17 @@ def _id_of(found: Reply) -> bytes:
         return b"" if found is None else protocol.FOREIGN
     entry = protocol.parse(found)
     return protocol.foreign(found) if entry is None else entry.id
+
+
+def _is_cut(full: bytes, data: Reply) -> bool:
+    """Return whether the beginning of a function's entry at a key ends before its header does."""
+    return (
+        isinstance(data, bytes)
+        and len(data) > BEGINNING
+        and data.startswith(b"#memo1")
+        and b"\n" not in data
+        and protocol.is_of(data, full)
+    )
 
 
 def _payload(worth: Standing | bytes | None) -> bytes | None:
