@@ -143,23 +143,23 @@ class RedisSpace(Space):
 
     def read(self, key: Any) -> Reading:
         """Return the value at `key` of a call without tags, or the lease that stands there."""
-        return self._store._run(self._look(key, (), take=False))
+        return self._store._walk(self._look(key, (), take=False))
 
     def look(self, key: Any, tags: tuple[str, ...], leads: bool = True) -> Reading:
         """Return the value at `key`, else a lease, which is taken in the same round trip if the caller leads."""
-        return self._store._run(self._look(key, tags, take=leads))
+        return self._store._walk(self._look(key, tags, take=leads))
 
     def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
         """Return the value at `key`, else a lease: the one that stands there or a new one."""
-        return self._store._run(self._take(key, tags, renew))
+        return self._store._walk(self._take(key, tags, renew))
 
     def fill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
         """Store a value if what the lease saw still stands."""
-        return self._store._run(self._fill(key, lease, value, ttl, tags))
+        return self._store._walk(self._fill(key, lease, value, ttl, tags))
 
     def release(self, key: Any, lease: Any, remove: bool) -> None:
         """Remove a placeholder if it still stands, and with `remove` the value too."""
-        self._store._run(self._steps.release(key, lease, remove))
+        self._store._walk(self._steps.release(key, lease, remove))
 
     def put(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> None:
         """Store a value, whatever stands there."""
@@ -175,17 +175,17 @@ class RedisSpace(Space):
 
     def peek(self, key: Any) -> Any:
         """Return the value at `key` or MISSING."""
-        return self._store._run(self._found(key))
+        return self._store._walk(self._found(key))
 
     def left(self, key: Any) -> float | None:
         """Return the seconds that the value at `key` has left."""
-        return self._store._run(self._steps.left(key))
+        return self._store._walk(self._steps.left(key))
 
     # Several keys at once: all of them in one round trip.
 
     def look_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]]) -> list[Any]:
         """Return the values at the keys of calls with tags; nothing is taken."""
-        return self._store._run(self._look_many(calls))
+        return self._store._walk(self._look_many(calls))
 
     def read_many(self, keys: Sequence[Any]) -> list[Any]:
         """Return the values at the keys of calls without tags."""
@@ -193,15 +193,15 @@ class RedisSpace(Space):
 
     def take_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]], renew: bool) -> list[Any]:
         """Do what `take` does with each key and its tags."""
-        return self._store._run(together([self._take(key, tags, renew) for key, tags in calls]))
+        return self._store._walk(together([self._take(key, tags, renew) for key, tags in calls]))
 
     def fill_many(self, fills: Sequence[tuple[Any, Any, Any, Any, tuple[str, ...]]]) -> list[Any]:
         """Do what `fill` does with each key, lease, value, ttl and tags; an error is an answer, too."""
-        return self._store._run(together([self._fill(*fill) for fill in fills]))
+        return self._store._walk(together([self._fill(*fill) for fill in fills]))
 
     def release_many(self, releases: Sequence[tuple[Any, Any, bool]]) -> list[Any]:
         """Do what `release` does with each key, lease and `remove`."""
-        return self._store._run(together([self._steps.release(*release) for release in releases]))
+        return self._store._walk(together([self._steps.release(*release) for release in releases]))
 
     def remove_many(self, keys: Sequence[Any]) -> int:
         """Remove several values and the leases of all loads; return how many values there were."""
@@ -211,23 +211,23 @@ class RedisSpace(Space):
 
     async def aread(self, key: Any) -> Reading:
         """Do what `read` does, awaited."""
-        return await self._store._arun(self._look(key, (), take=False))
+        return await self._store._awalk(self._look(key, (), take=False))
 
     async def alook(self, key: Any, tags: tuple[str, ...], leads: bool = True) -> Reading:
         """Do what `look` does, awaited."""
-        return await self._store._arun(self._look(key, tags, take=leads))
+        return await self._store._awalk(self._look(key, tags, take=leads))
 
     async def atake(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
         """Do what `take` does, awaited."""
-        return await self._store._arun(self._take(key, tags, renew))
+        return await self._store._awalk(self._take(key, tags, renew))
 
     async def afill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
         """Do what `fill` does, awaited."""
-        return await self._store._arun(self._fill(key, lease, value, ttl, tags))
+        return await self._store._awalk(self._fill(key, lease, value, ttl, tags))
 
     async def arelease(self, key: Any, lease: Any, remove: bool) -> None:
         """Do what `release` does, awaited."""
-        await self._store._arun(self._steps.release(key, lease, remove))
+        await self._store._awalk(self._steps.release(key, lease, remove))
 
     async def aput(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> None:
         """Do what `put` does, awaited."""
@@ -243,15 +243,15 @@ class RedisSpace(Space):
 
     async def apeek(self, key: Any) -> Any:
         """Do what `peek` does, awaited."""
-        return await self._store._arun(self._found(key))
+        return await self._store._awalk(self._found(key))
 
     async def aleft(self, key: Any) -> float | None:
         """Do what `left` does, awaited."""
-        return await self._store._arun(self._steps.left(key))
+        return await self._store._awalk(self._steps.left(key))
 
     async def alook_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]]) -> list[Any]:
         """Do what `look_many` does, awaited."""
-        return await self._store._arun(self._look_many(calls))
+        return await self._store._awalk(self._look_many(calls))
 
     async def aread_many(self, keys: Sequence[Any]) -> list[Any]:
         """Do what `read_many` does, awaited."""
@@ -259,15 +259,15 @@ class RedisSpace(Space):
 
     async def atake_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]], renew: bool) -> list[Any]:
         """Do what `take_many` does, awaited."""
-        return await self._store._arun(together([self._take(key, tags, renew) for key, tags in calls]))
+        return await self._store._awalk(together([self._take(key, tags, renew) for key, tags in calls]))
 
     async def afill_many(self, fills: Sequence[tuple[Any, Any, Any, Any, tuple[str, ...]]]) -> list[Any]:
         """Do what `fill_many` does, awaited."""
-        return await self._store._arun(together([self._fill(*fill) for fill in fills]))
+        return await self._store._awalk(together([self._fill(*fill) for fill in fills]))
 
     async def arelease_many(self, releases: Sequence[tuple[Any, Any, bool]]) -> list[Any]:
         """Do what `release_many` does, awaited."""
-        return await self._store._arun(together([self._steps.release(*release) for release in releases]))
+        return await self._store._awalk(together([self._steps.release(*release) for release in releases]))
 
     async def aremove_many(self, keys: Sequence[Any]) -> int:
         """Do what `remove_many` does, awaited."""

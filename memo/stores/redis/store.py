@@ -96,7 +96,7 @@ class RedisStore(Store):
 
     # -- running steps -----------------------------------------------------------------------------------------------
 
-    def _run(self, steps: Steps[T], loud: bool = False, endless: bool = False) -> T:  # type: ignore[override]
+    def _walk(self, steps: Steps[T], loud: bool = False, endless: bool = False) -> T:
         """Take the steps, blocking, by one deadline.
 
         Args:
@@ -117,7 +117,7 @@ class RedisStore(Store):
         finally:
             steps.close()
 
-    async def _arun(self, steps: Steps[T], loud: bool = False, endless: bool = False) -> T:
+    async def _awalk(self, steps: Steps[T], loud: bool = False, endless: bool = False) -> T:
         """Do the same, awaiting."""
         replies: Any = None
         deadline = 0.0
@@ -154,14 +154,14 @@ class RedisStore(Store):
     def _open(self, name: str, steps: Steps[T], otherwise: T, endless: bool = False) -> T:
         """Take steps, or count that they failed and return `otherwise`."""
         try:
-            return self._run(steps, endless=endless)
+            return self._walk(steps, endless=endless)
         except (StoreError, Refusal) as error:
             self._failed(name, error)
             return otherwise
 
     async def _aopen(self, name: str, steps: Steps[T], otherwise: T, endless: bool = False) -> T:
         try:
-            return await self._arun(steps, endless=endless)
+            return await self._awalk(steps, endless=endless)
         except (StoreError, Refusal) as error:
             self._failed(name, error)
             return otherwise
@@ -169,13 +169,13 @@ class RedisStore(Store):
     def _loud(self, steps: Steps[T], endless: bool = False) -> T:
         """Take steps that have to be done: that they were not is an error."""
         try:
-            return self._run(steps, loud=True, endless=endless)
+            return self._walk(steps, loud=True, endless=endless)
         except Refusal as error:
             raise StoreError(f"the Redis server refuses ({error.kind})") from error
 
     async def _aloud(self, steps: Steps[T], endless: bool = False) -> T:
         try:
-            return await self._arun(steps, loud=True, endless=endless)
+            return await self._awalk(steps, loud=True, endless=endless)
         except Refusal as error:
             raise StoreError(f"the Redis server refuses ({error.kind})") from error
 
