@@ -138,8 +138,11 @@ class Compaction:
     def _compact(self, store: PickleFileStore) -> None:
         folder, name = os.path.split(store.path)
         with contextlib.ExitStack() as stack:
-            with self._lock:
-                old = View(LogFile(store.path, store._keys), Leases(), store.max_size is not None)
+            try:
+                with self._lock:
+                    old = View(LogFile(store.path, store._keys), Leases(), store.max_size is not None)
+            except BlockingIOError:
+                raise _Stopped from None  # another process is making the file: there is nothing in it yet
             stack.callback(self._close, old.log)
             if not old.log.writable:
                 raise _Stopped

@@ -174,9 +174,11 @@ class Table(dict[Any, Entry], Space):
         now = shelf.tick()
         with shelf.lock:
             if self.leases.get(key) is lease:
-                shelf.void(self, key)
+                # Voided once: `take` needs no lock, so what stands there after that is another load's.
                 if remove:
                     shelf.remove(self, key, now, victims)
+                else:
+                    shelf.void(self, key)
 
     def _kept(self, key: Any) -> tuple[Entry | None, float]:
         """Return the entry at `key`, now the most recently used one, and the time; remove it if it is kept no more."""

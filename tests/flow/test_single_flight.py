@@ -268,6 +268,29 @@ def test_the_second_look_finds_what_another_flight_has_just_brought(cached, look
     look(f).clean()
 
 
+def test_giving_back_a_lease_takes_away_no_other(cached, look):
+    """A load that stores nothing gives its lease back; the lease of the next load, taken at that very moment, stands.
+
+    1. A's load is over, its lease is taken away   2. B finds nothing and takes a lease, which needs no lock
+    3. A removes the older value, and nothing else: without its lease B's load could not be joined, and C would load too
+    """
+    f = cached(lambda x: None)
+    f.invalidate(7)
+    space = look(f).space
+    taken = []
+
+    class Leases(dict):
+        def pop(self, key, *default):
+            lease = super().pop(key, *default)
+            if not taken:
+                taken.append(space.take(key, (), False))
+            return lease
+
+    space.leases = Leases()
+    f(7)
+    assert taken == list(space.leases.values()) != []
+
+
 def test_a_value_that_comes_while_a_doubted_flight_is_looked_at_is_served(
     monkeypatch, cached, spawn, result, look, source
 ):

@@ -105,8 +105,8 @@ DEFECTS = {
         machine=False,
     ),
     "an increment is two steps": Defect(
-        "        checked_amount(amount)\n        with self.lock:",
-        "        checked_amount(amount)\n        if True:",
+        "        with self.lock:\n            number = self.find(key)\n",
+        "        if True:\n            number = self.find(key)\n            __import__('time').sleep(0.0001)\n",
         "test_increment_is_atomic",
         machine=False,
     ),
