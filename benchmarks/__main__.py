@@ -13,12 +13,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import cases, file_cases
+from . import cases, file_cases, redis_cases
 from .cases import Effort, Table
 from .contestants import ASYNC, METHOD, SYNC, Contestant, missing, version
 from .file_cases import FileEffort, file_system
 from .file_contestants import DECORATED, INDEXED, SHARED, STORES
-from .report import FIGURES, FILE_FIGURES, FILE_PANELS, MEMO, PANELS, Figure, Panel, figures, heading, plot, text
+from .redis_cases import RedisEffort
+from .redis_contestants import ASYNC as REDIS_ASYNC
+from .redis_contestants import HUNG, MANAGERS, MANY
+from .redis_contestants import SYNC as REDIS_SYNC
+from .redis_server import setting
+from .report import (
+    FIGURES,
+    FILE_FIGURES,
+    FILE_PANELS,
+    MEMO,
+    PANELS,
+    REDIS_FIGURES,
+    REDIS_PANELS,
+    Figure,
+    Panel,
+    figures,
+    heading,
+    plot,
+    text,
+)
 
 DOCS = Path("docs")
 
@@ -111,6 +130,18 @@ RACES = {
         page="performance-file",
         command="python -m benchmarks file",
         setting=lambda: [f"file system of the temporary folder: {file_system()}; warm page cache"],
+    ),
+    "redis": Race(
+        title="memo benchmarks of Redis",
+        cases=redis_cases.CASES,
+        members={"sync": REDIS_SYNC, "async": REDIS_ASYNC, "managers": MANAGERS, "many": MANY, "hung": HUNG},
+        full=RedisEffort(rounds=150, calls=40, hung=1_000),
+        quick=RedisEffort(rounds=30, calls=40, hung=100),
+        figures=REDIS_FIGURES,
+        panels=REDIS_PANELS,
+        page="performance-redis",
+        command="python -m benchmarks redis",
+        setting=setting,
     ),
 }
 

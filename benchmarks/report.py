@@ -17,6 +17,8 @@ __all__ = [
     "FILE_PANELS",
     "MEMO",
     "PANELS",
+    "REDIS_FIGURES",
+    "REDIS_PANELS",
     "Figure",
     "Panel",
     "figures",
@@ -180,6 +182,38 @@ FILE_FIGURES = (
 )
 
 
+# -- and with a Redis server -------------------------------------------------------------------------------------------
+
+
+def _longest(case: str, column: str) -> Callable[[Tables], float | None]:
+    def read(tables: Tables) -> float | None:
+        table = tables.get(case)
+        found = [table.value(each, column) for each in table.rows] if table else []
+        return max((each for each in found if each is not None), default=None)
+
+    return read
+
+
+_BARE = "redis-py"
+
+REDIS_FIGURES = (
+    Figure("sync hit / redis-py's GET and json.loads", 1.15, _versus("sync", "hit", _BARE)),
+    Figure("sync hit / dogpile.cache", 1.0, _versus("sync", "hit", "dogpile.cache")),
+    Figure("async hit / redis-py's GET and json.loads", 1.2, _versus("async", "hit", _BARE)),
+    Figure("async hit / cashews", 1.0, _versus("async", "hit", "cashews")),
+    Figure("async hit / aiocache", 1.0, _versus("async", "hit", "aiocache")),
+    Figure("manager's hit / redis-py's GET and json.loads", 1.1, _versus("managers", "sync", _BARE)),
+    Figure("async manager's hit / redis-py's GET and json.loads", 1.1, _versus("managers", "async", _BARE)),
+    Figure("miss with fill / redis-py's GET and SET", 1.3, _versus("sync", "miss with fill", _BARE)),
+    Figure("async miss with fill / redis-py's GET and SET", 1.3, _versus("async", "miss with fill", _BARE)),
+    Figure("100 hits at once / redis-py's MGET and json.loads", 1.2, _versus("many", "sync", _BARE)),
+    Figure("100 async hits at once / redis-py's MGET and json.loads", 1.2, _versus("many", "async", _BARE)),
+    Figure("longest call at a server that hangs, timeout 250 ms", 300.0, _longest("hung", "longest"), " ms"),
+    Figure("longest call when the breaker is open", 1.0, _longest("hung", "longest, breaker open"), " ms"),
+    Figure("longest call that waits, timeout 20 ms", 70.0, _longest("asked", "longest"), " ms"),
+)
+
+
 def figures(tables: Sequence[Table], expected: Sequence[Figure]) -> tuple[str, bool]:
     """Return the figures as text, and whether all that were measured are within their limits."""
     named: Tables = {}
@@ -219,6 +253,14 @@ FILE_PANELS: tuple[Panel, ...] = (
     ("large", "get", "get of 1 MB"),
     ("decorated", "hit", "hit of a decorated function"),
     ("decorated", "miss with fill", "miss with fill"),
+)
+REDIS_PANELS: tuple[Panel, ...] = (
+    ("sync", "hit", "hit of a sync function"),
+    ("async", "hit", "hit of an async function"),
+    ("sync", "miss with fill", "miss with fill, sync"),
+    ("async", "miss with fill", "miss with fill, async"),
+    ("managers", "sync", "hit of a manager"),
+    ("many", "sync", "100 hits at once"),
 )
 _WIDTH, _LEFT, _BAR, _ROW = 760, 200, 470, 20
 
