@@ -44,6 +44,7 @@ class MemoizedMany(Memoized):
         self, function: Callable[..., Any], kind: str, resolve: Callable[[], Store], options: dict[str, Any]
     ) -> None:
         super().__init__(function, kind, resolve, options)
+        self.keys.many = True
         if options["single_flight"] == "fleet":
             raise OptionError(
                 f"{self.name}: single_flight='fleet': of a function of many ids allowed are 'process' and None: "

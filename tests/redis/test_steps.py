@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -135,6 +135,29 @@ def _ids(ids):
 
 async def _ids_later(ids):
     return _ids(ids)
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+def _points(ids) -> dict[int, Point]:
+    return {each: Point(each, each) for each in ids}
+
+
+async def _points_later(ids) -> dict[int, Point]:
+    return _points(ids)
+
+
+@pytest.mark.parametrize("awaits", [False, True])
+def test_of_many_ids_each_value_comes_back_as_the_annotation_of_the_mapping_says(store, awaits):
+    f = cache_aside_many(store=store, namespace="points", ttl=60)(_points_later if awaits else _points)
+    for _ in range(2):
+        found = run(awaits, f, [1, 2])
+        assert found == {1: (1, 1), 2: (2, 2)}
+        assert {type(each) for each in found.values()} == {Point}
+    assert f.stats().hits == 2
 
 
 @pytest.mark.parametrize("awaits", [False, True])
