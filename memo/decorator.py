@@ -300,6 +300,7 @@ def cache_aside(
     early_refresh: float = 0,
     single_flight: str | None = "process",
     wait_timeout: float | timedelta | None = None,
+    serializer: Any = None,
 ) -> Callable[[Callable[P, R]], Cached[P, R]]: ...
 def cache_aside(
     function: Any = None,
@@ -320,6 +321,7 @@ def cache_aside(
     early_refresh: Any = 0,
     single_flight: Any = "process",
     wait_timeout: Any = None,
+    serializer: Any = None,
 ) -> Any:
     """Keep a function's results in a store, by the arguments of its calls.
 
@@ -351,6 +353,8 @@ def cache_aside(
             caller's back, the sooner the longer a load takes; 1 is the paper's choice, 0 is off.
         single_flight: "process": one load per key at a time; None: every caller that misses loads.
         wait_timeout: seconds after which a caller that waits for another's load loads by itself; None: no limit.
+        serializer: in the place of the store's: a name, such as "msgpack", or an object with `dumps` and `loads`. Where
+            the store has none, each caller gets a copy. Results that another one has written are not found.
 
     Returns:
         The function with the helpers `invalidate`, `invalidate_all`, `refresh`, `peek`, `set`, `key_for`, `ttl_left`,
@@ -387,6 +391,7 @@ def cache_aside(
         "early_refresh": early_refresh,
         "single_flight": single_flight,
         "wait_timeout": wait_timeout,
+        "serializer": serializer,
     }
 
     def decorate(function: Any) -> Any:

@@ -257,6 +257,7 @@ def cache_aside_many(
     cache_if: Callable[[Any], object] | None = None,
     single_flight: str | None = "process",
     wait_timeout: float | timedelta | None = None,
+    serializer: Any = None,
 ) -> Callable[[Callable[P, R]], CachedMany[P, R]]: ...
 @overload
 def cache_aside_many(
@@ -273,6 +274,7 @@ def cache_aside_many(
     cache_if: Callable[[Any], object] | None = None,
     single_flight: str | None = "process",
     wait_timeout: float | timedelta | None = None,
+    serializer: Any = None,
 ) -> Callable[[Callable[P, R]], CachedManyNamed[P, R]]: ...
 def cache_aside_many(
     function: Any = None,
@@ -290,6 +292,7 @@ def cache_aside_many(
     cache_if: Any = None,
     single_flight: Any = "process",
     wait_timeout: Any = None,
+    serializer: Any = None,
 ) -> Any:
     """Keep the results of a function of many ids, id by id: a call loads, in one go, only those that are missing.
 
@@ -312,6 +315,7 @@ def cache_aside_many(
         cache_if: keep only values for which this is true.
         single_flight: "process": one load per id at a time; None: every caller loads what it misses.
         wait_timeout: seconds after which a caller that waits for other calls' loads loads those ids by itself.
+        serializer: as for `cache_aside`, of the value of one id.
 
     Returns:
         The function with the helpers of `cache_aside`, which take one id in the place of the ids, but for `refresh` and
@@ -346,6 +350,7 @@ def cache_aside_many(
         "cache_if": cache_if,
         "single_flight": single_flight,
         "wait_timeout": wait_timeout,
+        "serializer": serializer,
         **_OPTIONS,
     }
 

@@ -21,6 +21,7 @@ from .flight import Flight, TaskFlight, inside
 from .keys import CallKeys, describe, is_value_class
 from .places import Placed
 from .policy import NotKept, Policy
+from .serializers import checked_serializer
 from .stats import FunctionCounters, FunctionStats
 from .stores.base import Space, Store
 from .tags import Tags
@@ -68,6 +69,12 @@ class Memoized(Placed):
                 f"{name}: single_flight={options['single_flight']!r}: allowed are 'process', 'fleet' and None"
             )
         self.keys.fleet = options["single_flight"] == "fleet"
+        self.keys.serializer = options["serializer"]
+        if options["serializer"] is not None:
+            try:
+                checked_serializer(options["serializer"])
+            except OptionError as error:
+                raise OptionError(f"{name}: {error}; None is the store's") from None
         wait_timeout = options["wait_timeout"]
         self.counters = FunctionCounters(name)
         self.plan = Plan(

@@ -322,7 +322,7 @@ class Placed(ABC):
         }
 
     def _fast(self, space: Space) -> bool:
-        return isinstance(space, Table) and space.shelf.serializer is None and not self.keys.explicit
+        return isinstance(space, Table) and space.serializer is None and not self.keys.explicit
 
     def _call_for(self, space: Space) -> Callable[..., Any]:
         fast = self._fast(space) and not self.method

@@ -862,6 +862,18 @@ SERIALIZERS = {
         "serializers/test_names.py::test_a_result_that_would_come_back_different_is_returned_and_not_kept",
     ],
     "golden payloads": ["serializers/test_golden.py::test_payloads_of_every_release_are_read"],
+    "a function's own serializer": [
+        "serializers/test_option.py::test_what_is_no_serializer_is_refused_at_decoration",
+        "serializers/test_option.py::test_a_hit_has_the_type_of_the_miss_and_is_a_copy",
+        "serializers/test_option.py::test_of_many_ids_each_value_is_written_by_it",
+        "serializers/test_option.py::test_on_redis_a_pickle_needs_a_secret_or_trust_which_the_first_call_finds",
+        "serializers/test_option.py::test_after_a_deploy_what_another_serializer_wrote_is_a_miss_and_is_replaced",
+        "serializers/test_option.py::test_an_invalidation_reaches_what_another_serializer_has_written",
+    ],
+    "a store's serializer changes nothing silently, in memory too": [
+        "serializers/test_option.py::test_a_stores_serializer_keeps_nothing_that_it_would_change",
+        "serializers/test_option.py::test_a_stores_serializer_reads_by_the_return_annotation",
+    ],
     "names": ["serializers/test_names.py::test_what_is_no_serializer_is_refused_with_what_is_allowed"],
     "pickle on a network": [
         "serializers/test_pickles.py::test_a_network_store_can_refuse_to_unpickle_what_anyone_wrote"

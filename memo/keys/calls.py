@@ -165,6 +165,7 @@ class CallKeys:
         self.function = function
         self.fleet = False  # whether one load is made for all processes that share a store
         self.many = False  # whether what the function returns are mappings, of which each value has a key
+        self.serializer: Any = None  # its own, by name or as an object; None: the store's
         try:
             signature = inspect.signature(function)
         except (ValueError, TypeError) as error:

@@ -14,10 +14,14 @@ from typing import Any, Final
 from ..errors import OptionError, SerializationError
 from .fidelity import difference, named
 
-__all__ = ["LARGEST", "Serializer", "flag", "limit"]
+__all__ = ["LARGEST", "MARK", "Serializer", "flag", "limit"]
 
 LARGEST: Final = 2**26
 """Bytes of a payload, 64 MiB: more than a network store takes within any deadline that makes sense."""
+
+MARK: Final = b"\xc1memo "
+"""What a payload begins with that is for one function's own serializer: no JSON, MessagePack, pickle or compressed one
+begins with that byte."""
 
 
 def flag(name: str, value: Any) -> bool:

@@ -5,14 +5,23 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Final
 
 from ..errors import OptionError, SerializationError
-from .base import LARGEST, Serializer, limit
+from ..keys import describe
+from .base import LARGEST, MARK, Serializer, limit
 from .pickled import PickleSerializer
 from .typed import JSONSerializer, MessagePackSerializer
 
-__all__ = ["NAMES", "CompressedSerializer", "checked_serializer", "network_serializer"]
+__all__ = [
+    "NAMES",
+    "CompressedSerializer",
+    "adapted_serializer",
+    "checked_serializer",
+    "network_serializer",
+    "serializer_name",
+]
 
 _WINDOW_BITS: Final = {"gzip": 31, "zlib": 15}  # of zlib's own: 16 more mean the header and trailer of gzip
 
@@ -36,7 +45,7 @@ class CompressedSerializer(Serializer):
     def __init__(self, inner: Any, method: str = "gzip", max_size: int = LARGEST) -> None:
         if method not in _WINDOW_BITS:
             raise OptionError(f"method={method!r}: allowed are {', '.join(map(repr, _WINDOW_BITS))}")
-        self._inner = _adapted(checked_serializer(inner))
+        self._inner = adapted_serializer(inner)
         self._method = method
         self.verify = self._inner.verify
         self.max_size = min(limit(max_size), self._inner.max_size)
@@ -83,24 +92,36 @@ class _Adapter(Serializer):
 
     max_size = LARGEST
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, binary: bool) -> None:
         self._inner = inner
+        self._binary = binary
         self.verify = bool(getattr(inner, "verify", True))
         origin = getattr(inner.loads, "__module__", None) or ""
         self.networked = origin.partition(".")[0] not in {"pickle", "_pickle", "dill", "marshal"}
 
-    def _encode(self, value: Any) -> bytes:
+    def _encode(self, value: Any) -> Any:
         data = self._inner.dumps(value)
+        if not self._binary:
+            return data
         return data.encode() if isinstance(data, str) else bytes(memoryview(data))
 
     def _decode(self, data: Any) -> Any:
-        return self._inner.loads(bytes(data))
+        if not self._binary:
+            return self._inner.loads(data)
+        plain = bytes(data)
+        if plain.startswith(MARK):  # it might be read as something, by whoever reads anything
+            raise SerializationError(f"{self!r} cannot read a payload: it is a function's own serializer's")
+        return self._inner.loads(plain)
+
+    def _measure(self, data: Any) -> None:
+        if self._binary:
+            super()._measure(data)
 
     def __repr__(self) -> str:
         return getattr(self._inner, "__name__", type(self._inner).__name__)
 
 
-_BY_NAME: Final[dict[str, Callable[[], Serializer]]] = {
+_BY_NAME: Final[dict[str, type[Serializer]]] = {
     "json": JSONSerializer,
     "msgpack": MessagePackSerializer,
     "pickle": PickleSerializer,
@@ -141,7 +162,7 @@ def network_serializer(serializer: Any) -> Serializer:
     Traceback (most recent call last):
     memo.errors.OptionError: serializer='pickle': whoever can write to the store could run code here: ...
     """
-    adapted = _adapted(checked_serializer(serializer))
+    adapted = adapted_serializer(serializer)
     if not adapted.networked:
         raise OptionError(
             f"serializer={serializer!r}: whoever can write to the store could run code here: allowed are "
@@ -150,5 +171,31 @@ def network_serializer(serializer: Any) -> Serializer:
     return adapted
 
 
-def _adapted(serializer: Any) -> Serializer:
-    return serializer if isinstance(serializer, Serializer) else _Adapter(serializer)
+def adapted_serializer(serializer: Any, binary: bool = True) -> Serializer:
+    """Return a serializer with all that those here can do, made of a name or an object.
+
+    Args:
+        serializer: the name or the object.
+        binary: an object of the user's makes bytes, or text; False: whatever it makes is taken as it is.
+
+    Raises:
+        OptionError: it is none.
+    """
+    checked = checked_serializer(serializer)
+    return checked if isinstance(checked, Serializer) else _Adapter(checked, binary)
+
+
+def serializer_name(serializer: Serializer) -> str:
+    """Return what tells a serializer from others, in any process.
+
+    >>> serializer_name(adapted_serializer("json+gzip"))
+    'json+gzip'
+    """
+    if isinstance(serializer, _Adapter):
+        inner = serializer._inner
+        return f"module {inner.__name__}" if isinstance(inner, ModuleType) else describe(inner)
+    if type(serializer) is CompressedSerializer:
+        return f"{serializer_name(serializer._inner)}+{serializer._method}"
+    # Not of a subclass, which may write something else.
+    names = [name for name, kind in _BY_NAME.items() if type(serializer) is kind]
+    return names[0] if names else describe(type(serializer))

@@ -20,7 +20,7 @@ from ..entry import DEFAULT, MISSING, Life, TaggedLease
 from ..errors import StoreError
 from ..forks import fork_safe_lock
 from ..keys import CallKeys
-from ..serializers import checked_serializer
+from ..serializers import checked_serializer, function_serializer, is_foreign
 from ..stats import Counter, StoreStats
 from .base import Store, Ttl, checked_amount, checked_key, checked_tags, checked_ttl
 from .books import Books
@@ -167,12 +167,14 @@ class CustomStore(Store):
             record = self._alive(key, owner)
             return None if record is None else record.fresh_until - self._latest
 
-    def _decoded(self, key: str, record: Record) -> Any:
+    def _decoded(self, key: str, record: Record, serializer: Any) -> Any:
         """Return the value of a record; if it cannot be read, remove it and return MISSING. The lock is not held."""
-        if self._serializer is None:
+        if is_foreign(record.value, serializer):
+            return MISSING  # whoever can read it may want it still
+        if serializer is None:
             return record.value
         try:
-            return self._serializer.loads(record.value)
+            return serializer.loads(record.value)
         except Exception:  # noqa: BLE001 - what cannot be read is not there
             with self._lock:
                 self._leases.pop(key, None)
@@ -209,11 +211,13 @@ class CustomStore(Store):
                     self._ask("remove_record", key)
                     self._deletes += 1
 
-    def _write(self, key: str, value: Any, ttl: Any, tags: tuple[str, ...], owner: str, lease: Any) -> bool:
+    def _write(
+        self, key: str, value: Any, ttl: Any, tags: tuple[str, ...], owner: str, lease: Any, serializer: Any
+    ) -> bool:
         """Store a value, with a lease only if that stands. The lock is not held; if it fails, no lease stays."""
         try:
-            if self._serializer is not None:
-                value = self._serializer.dumps(value)
+            if serializer is not None:
+                value = serializer.dumps(value)
             with self._lock:
                 now = self._tick()
                 if lease is not None and self._leases.get(key) is not lease:
@@ -267,14 +271,14 @@ class CustomStore(Store):
         key = checked_key(key)
         with self._lock:
             record = self._alive(key)
-        value = MISSING if record is None else self._decoded(key, record)
+        value = MISSING if record is None else self._decoded(key, record, self._serializer)
         (self._books.misses if value is MISSING else self._books.hits).tick()
         return default if value is MISSING else value
 
     def set(self, key: str, value: Any, ttl: Ttl = DEFAULT) -> None:
         """Store a value; whatever was at `key` is gone, and no load that began before fills it."""
         length = ttl if ttl is DEFAULT else checked_ttl(ttl)
-        self._write(checked_key(key), value, length, (), "", None)
+        self._write(checked_key(key), value, length, (), "", None, self._serializer)
 
     def delete(self, key: str) -> bool:
         """Remove the value at `key`; return whether there was one."""
@@ -306,7 +310,9 @@ class CustomStore(Store):
                     self._put(key, before, total)
                     return total
             # A serializer is the user's code, so it runs outside of the lock, and then we look again.
-            number = 0 if before is None else self._decoded(key, before)
+            number = 0 if before is None else self._decoded(key, before, self._serializer)
+            if before is not None and is_foreign(before.value, self._serializer):
+                number = before.value  # which is none
             if number is not MISSING:
                 total = _sum(key, number, amount)
                 value = self._serializer.dumps(total)
@@ -416,7 +422,7 @@ class CustomStore(Store):
     def attach(self, keys: CallKeys, hits: Counter, misses: Counter, owner: object) -> RecordSpace:
         """Return the space of a decorated function."""
         name = keys.label if self.shared else f"{keys.label} #{self._numbers.tick()}"
-        space = RecordSpace(self, keys, name)
+        space = RecordSpace(self, keys, name, function_serializer(keys, self._serializer))
         self._books.open(space, owner, (hits, misses))
         return space
 

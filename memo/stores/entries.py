@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from ..entry import DEFAULT, MISSING, Life
 from ..errors import StoreError
+from ..serializers import is_foreign
 from .access import FAILURES, FileAccess
 from .frames import LARGEST, Content, Flags, Kind, Windows, encode_meta, encode_text
 from .index import Spot
@@ -66,10 +67,20 @@ class FileEntries(FileAccess):
             self._settle()
         return found
 
-    def _loaded(self, content: Content) -> Any:
-        """Return a record's value, MISSING if it cannot be unpickled. The lock is not held: that is anyone's code."""
+    def _loaded(self, content: Content, key: str = "", serializer: Any = None) -> Any:
+        """Return a record's value, MISSING if it cannot be unpickled. The lock is not held: that is anyone's code.
+
+        Args:
+            content: the record's.
+            key: where it is.
+            serializer: of the function whose it is, if that has one of its own: its bytes are what was pickled.
+        """
         try:
             value = pickle.loads(content[1])  # noqa: S301 - verified if there is a secret
+            if serializer is not None:
+                value = serializer.loads(value, key)
+            elif is_foreign(value, None):
+                value = MISSING
         except Exception:  # noqa: BLE001 - what cannot be read is not there
             self._spoilt()
             self._tell()

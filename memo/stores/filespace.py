@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..entry import ABSENT, MISSING, Reading
 from ..errors import StoreError
+from ..serializers import function_serializer
 from .access import FAILURES
 from .base import Space
+from .entries import Dumped
 from .frames import Kind
 from .logfile import store_error
 from .replay import Item
@@ -27,11 +29,22 @@ __all__ = ["FileSpace"]
 class FileSpace(Space):
     """A decorated function's part of a file store; its entries are those that bear its name."""
 
-    __slots__ = ("__weakref__", "_keys", "_store", "deaths", "default_ttl", "flights", "instance", "owner")
+    __slots__ = (
+        "__weakref__",
+        "_keys",
+        "_serializer",
+        "_store",
+        "deaths",
+        "default_ttl",
+        "flights",
+        "instance",
+        "owner",
+    )
 
     def __init__(self, store: PickleFileStore, keys: CallKeys) -> None:
         self._store = store
         self._keys = keys
+        self._serializer = function_serializer(keys, None)  # the function's own, if it has one
         self.owner = keys.label
         self.instance = None
         self.default_ttl = store.default_ttl
@@ -48,11 +61,11 @@ class FileSpace(Space):
         except (OSError, MemoryError) as error:
             raise store_error(store.path, error) from error
         # After the file was read: what was in it has voided the lease if it was to.
-        return self._judged(found, store._leases.get(key, self))
+        return self._judged(key, found, store._leases.get(key, self))
 
-    def _judged(self, found: Any, lease: Any) -> tuple[Reading, Any]:
+    def _judged(self, key: str, found: Any, lease: Any) -> tuple[Reading, Any]:
         """Return the reading of what the file has, and the value that is there at all. The lock is not held."""
-        value = MISSING if found is None else self._store._loaded(found[1])
+        value = MISSING if found is None else self._store._loaded(found[1], key, self._serializer)
         if value is MISSING:
             return (ABSENT if lease is None else Reading(MISSING, lease)), MISSING
         spot, _, now = found
@@ -61,6 +74,9 @@ class FileSpace(Space):
         if now < spot.stale_until:
             return Reading(value, lease, True, now >= spot.fresh_until), value
         return Reading(MISSING, lease, False, False, value), MISSING
+
+    def _dumped(self, key: str, value: Any) -> Dumped:
+        return self._store._dumped(value if self._serializer is None else self._serializer.dumps(value, key))
 
     def read(self, key: Any) -> Reading:
         """Return the value at `key` or the lease that stands there."""
@@ -106,7 +122,7 @@ class FileSpace(Space):
 
     def put(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> None:
         """Store a value and void the lease."""
-        self._store._store([(key, self._store._dumped(value))], ttl, tags, self.owner)
+        self._store._store([(key, self._dumped(key, value))], ttl, tags, self.owner)
 
     def remove(self, key: Any) -> bool:
         """Remove the value at `key` and void the lease; what is there under another's name stays."""
@@ -142,7 +158,7 @@ class FileSpace(Space):
             return [(ABSENT, MISSING)] * len(keys)
         except (OSError, MemoryError) as error:
             raise store_error(store.path, error) from error
-        return [self._judged(*each) for each in found]
+        return [self._judged(key, *each) for key, each in zip(keys, found, strict=True)]
 
     def take_many(self, calls: Sequence[tuple[Any, tuple[str, ...]]], renew: bool) -> list[Any]:
         """Do what `take` does with each key and its tags."""
@@ -167,7 +183,7 @@ class FileSpace(Space):
         dumped: dict[int, Any] = {}
         for index, (key, lease, value, _, _) in enumerate(fills):
             try:
-                dumped[index] = store._dumped(value)
+                dumped[index] = self._dumped(key, value)
             except StoreError as error:  # noqa: PERF203 - it concerns one of many
                 store._let_go(key, lease)
                 answers[index] = error

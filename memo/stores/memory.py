@@ -12,7 +12,7 @@ from ..clock import SYSTEM, checked_clock, seconds
 from ..entry import DEFAULT, MISSING, Entry, TaggedEntry, WindowEntry
 from ..errors import OptionError
 from ..keys import CallKeys, Shape
-from ..serializers import checked_serializer
+from ..serializers import checked_serializer, function_serializer
 from ..stats import Counter, StoreStats
 from . import snapshot
 from .base import Store, Ttl, checked_amount, checked_key, checked_tags, checked_ttl
@@ -65,12 +65,12 @@ class MemoryStore(Store):
     ) -> None:
         if max_size is not None and (type(max_size) is not int or max_size < 1):
             raise OptionError(f"max_size={max_size!r}: allowed is an int of at least 1, or None for no limit")
-        serializer = None if serializer is None else checked_serializer(serializer)
+        self._serializer = None if serializer is None else checked_serializer(serializer)
         self.max_size = max_size
         self.default_ttl = checked_ttl(default_ttl, "default_ttl")
         self.cleanup_interval = None if cleanup_interval is None else seconds(cleanup_interval, "cleanup_interval")
-        self._shelf = Shelf(max_size, checked_clock(clock), serializer)
-        self._plain = Table(self._shelf, Shape("", ()), self.default_ttl, explicit=True)
+        self._shelf = Shelf(max_size, checked_clock(clock))
+        self._plain = Table(self._shelf, Shape("", ()), self.default_ttl, explicit=True, serializer=self._serializer)
         self._shelf.tables[self._plain] = None
         self._hits = Counter()
         self._misses = Counter()
@@ -148,7 +148,7 @@ class MemoryStore(Store):
         """
         key = checked_key(key)
         checked_amount(amount)
-        shelf, serializer = self._shelf, self._shelf.serializer
+        shelf, serializer = self._shelf, self._serializer
         while True:
             now = shelf.tick()
             with shelf.lock:
@@ -298,6 +298,7 @@ class MemoryStore(Store):
     def attach(self, keys: CallKeys, hits: Counter, misses: Counter, owner: object) -> Table:
         """Return the table of a decorated function; what was loaded from a file for its name is in it."""
         shelf, shape = self._shelf, keys.shape()
+        serializer = function_serializer(keys, self._serializer)
         victims: list[Any] = []
         with shelf.lock:
             shelf.bury(victims)
@@ -311,6 +312,7 @@ class MemoryStore(Store):
                 table = Table(shelf, shape, self.default_ttl, explicit=keys.explicit)
                 table.nameable = keys.anonymous is None
                 shelf.tables[table] = None
+            table.adopt(serializer, victims)
             table.join(hits, misses)
             death = Death(owner, shelf.dead.append)
             death.table = table
@@ -378,6 +380,9 @@ class MemoryStore(Store):
                     if row.windows is not None:
                         entry = WindowEntry.with_windows(*common, row.tags, *row.windows)
                     shelf.insert(entry, victims)
+            for table in tables.values():
+                if table not in self._waiting.values():
+                    table.adopt(table.serializer, victims)
             count = len(shelf.order)  # a smaller store keeps fewer
             shelf.hits += saved.stats["hits"] - current.hits
             shelf.misses += saved.stats["misses"] - current.misses
@@ -389,7 +394,7 @@ class MemoryStore(Store):
         for table in self._shelf.tables:
             if table is not self._plain and table.shape == shape and table.explicit == explicit and table.nameable:
                 return table
-        table = Table(self._shelf, shape, self.default_ttl, explicit=explicit)
+        table = Table(self._shelf, shape, self.default_ttl, explicit=explicit, serializer=self._serializer)
         self._shelf.tables[table] = None
         self._waiting[shape.label] = table
         return table

@@ -71,11 +71,15 @@ class RecordSpace(Space):
         "instance",
         "keys",
         "owner",
+        "serializer",
     )
 
-    def __init__(self, store: CustomStore, keys: CallKeys, owner: str, instance: str | None = None) -> None:
+    def __init__(
+        self, store: CustomStore, keys: CallKeys, owner: str, serializer: Any, instance: str | None = None
+    ) -> None:
         self._store = store
         self.keys = keys
+        self.serializer = serializer
         self.owner = owner  # as records have it; that of an instance begins with its function's and "("
         self.instance = instance
         self.default_ttl = store.default_ttl
@@ -91,7 +95,9 @@ class RecordSpace(Space):
             lease = store._leases.get(key)
         if lease is not None and lease.space is not self:
             lease = None
-        value = MISSING if record is None or record.owner != self.owner else store._decoded(key, record)
+        value = (
+            MISSING if record is None or record.owner != self.owner else store._decoded(key, record, self.serializer)
+        )
         if record is None or value is MISSING:
             return (ABSENT if lease is None else Reading(MISSING, lease)), MISSING
         if now < record.due:
@@ -125,7 +131,7 @@ class RecordSpace(Space):
 
     def fill(self, key: Any, lease: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> bool | None:
         """Store a value if the lease stands; if it fails, neither old value nor lease stays."""
-        return self._store._write(key, value, ttl, tags, self.owner, lease)
+        return self._store._write(key, value, ttl, tags, self.owner, lease, self.serializer)
 
     def release(self, key: Any, lease: Any, remove: bool) -> None:
         """Take a lease away if it still stands, and with `remove` the value too."""
@@ -135,7 +141,7 @@ class RecordSpace(Space):
 
     def put(self, key: Any, value: Any, ttl: Any, tags: tuple[str, ...]) -> None:
         """Store a value and void the lease."""
-        self._store._write(key, value, ttl, tags, self.owner, None)
+        self._store._write(key, value, ttl, tags, self.owner, None, self.serializer)
 
     def remove(self, key: Any) -> bool:
         """Remove the value at `key` and void the lease; what is there under another's name stays."""
@@ -172,7 +178,7 @@ class RecordSpace(Space):
             return space
         kind = type(instance)
         text = f"<{kind.__module__}.{kind.__qualname__} #{store._numbers.tick()}>"
-        space = RecordSpace(store, self.keys, f"{self.owner}({text}", text)
+        space = RecordSpace(store, self.keys, f"{self.owner}({text}", self.serializer, text)
         try:
             store._books.watch(space, instance)
             # Two references, since a callback in C can do one thing only: this one frees the address.

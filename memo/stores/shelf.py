@@ -53,16 +53,14 @@ class Shelf:
         "max_size",
         "misses",
         "order",
-        "serializer",
         "sets",
         "tables",
         "tags",
     )
 
-    def __init__(self, max_size: int | None, clock: Any, serializer: Any) -> None:
+    def __init__(self, max_size: int | None, clock: Any) -> None:
         self.max_size = sys.maxsize if max_size is None else max_size
         self.clock = clock
-        self.serializer = serializer
         # Guards everything below but `latest`, and all tables and their leases. A hit moves its entry in `order`
         # without it: that is one step in C, under the GIL (a build without a GIL takes the lock).
         self.lock = fork_safe_lock()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..entry import ABSENT, DEFAULT, MISSING, Entry, Lease, Life, Reading, TaggedEntry, TaggedLease, WindowEntry
 from ..errors import UnkeyableError
+from ..serializers import is_foreign
 from .base import Space
 from .shelf import Death, Shelf
 
@@ -44,6 +45,7 @@ class Table(dict[Any, Entry], Space):
         "leases",
         "nameable",
         "parent",
+        "serializer",
         "shape",
         "shelf",
     )
@@ -52,11 +54,19 @@ class Table(dict[Any, Entry], Space):
     raw = True
 
     def __init__(
-        self, shelf: Shelf, shape: Shape, default_ttl: float | None, *, explicit: bool, parent: Table | None = None
+        self,
+        shelf: Shelf,
+        shape: Shape,
+        default_ttl: float | None,
+        *,
+        explicit: bool,
+        parent: Table | None = None,
+        serializer: Any = None,
     ) -> None:
         super().__init__()
         self.shelf = shelf
         self.shape = shape
+        self.serializer = serializer  # None: values are kept as they are
         self.default_ttl = default_ttl
         self.explicit = explicit  # keys are what `key=` made, and do not begin with the label
         self.nameable = parent is None  # another process can find what this is a table of
@@ -133,8 +143,8 @@ class Table(dict[Any, Entry], Space):
         """
         shelf = self.shelf
         try:
-            if shelf.serializer is not None:
-                value = shelf.serializer.dumps(value)
+            if self.serializer is not None:
+                value = self.serializer.dumps(value)
             if ttl is DEFAULT:
                 ttl = self.default_ttl
             life = None
@@ -198,11 +208,12 @@ class Table(dict[Any, Entry], Space):
         return None, now
 
     def _decoded(self, entry: Entry) -> Any:
-        serializer = self.shelf.serializer
-        if serializer is None:
+        if is_foreign(entry.value, self.serializer):
+            return MISSING
+        if self.serializer is None:
             return entry.value
         try:
-            return serializer.loads(entry.value)
+            return self.serializer.loads(entry.value)
         except Exception:  # noqa: BLE001 - what cannot be read is not there
             self.remove(entry.key)
             return MISSING
@@ -261,7 +272,8 @@ class Table(dict[Any, Entry], Space):
         table = self.instances.get(ident)
         if table is not None:
             return table
-        table = Table(self.shelf, self.shape.rest(), self.default_ttl, explicit=self.explicit, parent=self)
+        shape, serializer = self.shape.rest(), self.serializer
+        table = Table(self.shelf, shape, self.default_ttl, explicit=self.explicit, parent=self, serializer=serializer)
         kind = instance if isinstance(instance, type) else type(instance)
         table.instance = f"<{kind.__module__}.{kind.__qualname__} #{next(_numbers)}>"
         try:
@@ -297,6 +309,18 @@ class Table(dict[Any, Entry], Space):
                 shelf.hits += self.counters[0].value
                 shelf.misses += self.counters[1].value
                 self.counters = None
+
+    def adopt(self, serializer: Any, victims: list[Any]) -> None:
+        """Read and write with a serializer from now on. The lock is held.
+
+        What came from a file may be what another one has made: that does not stay where a hit would return it as it is.
+        """
+        self.serializer = serializer
+        for entry in list(self.values()):  # one step in C: a signal handler may store something at any time
+            if is_foreign(entry.value, serializer):
+                self.shelf.unlink(entry)
+                self.shelf.detach(entry)
+                victims.append(entry)
 
     def retire(self, victims: list[Any]) -> None:
         """Let everything go: the function or the instance has died. The lock is held."""

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from memo import MISSING, CustomStore, OptionError, Record, Store, StoreError, UnkeyableError, WallClock, cache_aside
+from memo.errors import SerializationError
 from memo.testing import ManualClock, StoreContract, StoreMachine
 
 PATIENCE = 30.0
@@ -436,7 +437,7 @@ def test_leases_are_one_for_each_function_and_new_where_that_is_asked_for():
 def test_a_fill_that_fails_has_taken_its_lease_away():
     space = cache_aside(store=DictStore(serializer=pickle))(lambda x: x)._self_memoized.attached()
     lease = space.take("key", (), False).lease
-    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
+    with pytest.raises(SerializationError, match="cannot keep a _thread[.]lock"):
         space.fill("key", lease, threading.Lock(), None, ())
     assert space.read("key").lease is None
 
@@ -815,7 +816,7 @@ def test_serializers_run_without_the_lock():
     store.set("a", 1)
     store.increment("a")
     store.get("a")
-    assert owned == [False] * 7
+    assert owned == [False] * 8  # what is filled is read again
 
 
 def test_a_function_that_comes_does_not_wait_for_a_record_that_is_written(store):

@@ -121,7 +121,7 @@ def test_a_value_that_cannot_be_serialized_is_an_error_and_leaves_what_was_there
 @pytest.mark.parametrize("read", ["get", "call", "peek"])
 def test_a_value_that_can_no_longer_be_decoded_is_absent(read):
     class Moody:
-        broken = False
+        broken = verify = False
         dumps = staticmethod(pickle.dumps)
 
         @classmethod
@@ -146,7 +146,7 @@ def test_a_value_that_can_no_longer_be_decoded_is_absent(read):
 
 def test_a_value_that_breaks_between_two_looks_is_loaded_again():
     class Moody:
-        broken = False
+        broken = verify = False
         dumps = staticmethod(pickle.dumps)
 
         @classmethod
