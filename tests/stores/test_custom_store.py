@@ -437,7 +437,7 @@ def test_leases_are_one_for_each_function_and_new_where_that_is_asked_for():
 def test_a_fill_that_fails_has_taken_its_lease_away():
     space = cache_aside(store=DictStore(serializer=pickle))(lambda x: x)._self_memoized.attached()
     lease = space.take("key", (), False).lease
-    with pytest.raises(SerializationError, match="cannot keep a _thread[.]lock"):
+    with pytest.raises(SerializationError, match="cannot keep a _thread"):
         space.fill("key", lease, threading.Lock(), None, ())
     assert space.read("key").lease is None
 
