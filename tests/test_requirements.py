@@ -535,6 +535,34 @@ CONFIGURATION |= {
     ],
 }
 DOCS |= {
+    "choose a store": [
+        "test_choose_a_store.py::test_the_large_table_has_the_stores_and_settings_that_there_are",
+        "test_choose_a_store.py::test_what_a_hit_costs_is_what_was_measured",
+    ],
+    "Redis in production: least privilege": [
+        "redis/test_redis_page.py::test_with_the_permissions_of_the_page_everything_works_and_nothing_is_refused",
+        "redis/test_redis_page.py::test_without_any_one_of_them_something_does_not",
+        "redis/test_redis_page.py::test_the_classic_interface_works_with_what_the_page_adds_for_it",
+        "redis/test_redis_page.py::test_and_not_without_any_one_of_these",
+    ],
+    "Redis in production: memory policies": [
+        ("redis/test_redis_page.py::test_when_memory_is_full_nothing_stale_is_served_and_every_invalidation_works"),
+        "redis/test_redis_page.py::test_where_nothing_is_evicted_what_a_tag_has_made_untrue_keeps_the_server_full",
+    ],
+    "Redis in production: the wire format": [
+        "redis/test_redis_page.py::test_the_bytes_that_the_page_shows_are_the_golden_ones",
+        "redis/test_golden_payloads.py",
+    ],
+    "a FastAPI application in server processes": [
+        "redis/test_examples.py::test_a_page_shows_the_whole_example",
+        "redis/test_examples.py::test_processes_share_results_see_each_others_writes_and_do_without_redis",
+        "redis/test_examples.py::test_that_no_redis_is_there_at_the_start_is_no_matter",
+        "redis/test_examples.py::test_the_test_that_the_page_shows_passes",
+    ],
+    "structured logging": [
+        "redis/test_examples.py::test_log_lines_and_statistics_are_json_without_arguments_values_and_passwords",
+        "redis/test_examples.py::test_where_all_is_well_the_statistics_are_all_that_is_logged",
+    ],
     "the reference of the file store": [
         "test_docs.py::test_the_reference_has_every_parameter_of_a_file_store",
         "test_docs.py::test_the_reference_has_every_method_of_a_file_store",
