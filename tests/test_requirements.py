@@ -546,7 +546,7 @@ DOCS |= {
         "redis/test_redis_page.py::test_and_not_without_any_one_of_these",
     ],
     "Redis in production: memory policies": [
-        ("redis/test_redis_page.py::test_when_memory_is_full_nothing_stale_is_served_and_every_invalidation_works"),
+        "redis/test_redis_page.py::test_when_memory_is_full_nothing_stale_is_served_and_every_invalidation_works",
         "redis/test_redis_page.py::test_where_nothing_is_evicted_what_a_tag_has_made_untrue_keeps_the_server_full",
     ],
     "Redis in production: the wire format": [
