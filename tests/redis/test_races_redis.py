@@ -19,8 +19,8 @@ import pytest
 import memo
 
 NIGHTLY = os.environ.get("MEMO_PROFILE") == "nightly"
-ROUNDS = 34_000 if NIGHTLY else 400
-"""Of each of the races: 100 000 together, beside those of a fleet."""
+ROUNDS = 100_000 if NIGHTLY else 400
+"""Of each of the races; the writer takes half of them blocking and half awaiting."""
 PATIENCE = 3_000.0 if NIGHTLY else 120.0
 
 RACER = """
