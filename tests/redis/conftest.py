@@ -271,8 +271,12 @@ class Peers:
         def serve(connection: socket.socket) -> None:
             with socket.create_connection(("127.0.0.1", server.port)) as upstream:
                 threading.Thread(target=answers, args=(connection, upstream), daemon=True).start()
-                while data := connection.recv(65536):
-                    upstream.sendall(data)
+                try:
+                    while data := connection.recv(65536):
+                        upstream.sendall(data)
+                finally:
+                    with contextlib.suppress(OSError):
+                        upstream.shutdown(socket.SHUT_RDWR)  # or the thread that waits for its answers keeps it open
 
         def answers(connection: socket.socket, upstream: socket.socket) -> None:
             with contextlib.suppress(OSError):

@@ -489,8 +489,12 @@ def encrypted(redis_server, peers, certificate):
             socket.create_connection(("127.0.0.1", port)) as upstream,
         ):
             threading.Thread(target=answers, args=(connection, upstream), daemon=True).start()
-            while data := connection.recv(65536):
-                upstream.sendall(data)
+            try:
+                while data := connection.recv(65536):
+                    upstream.sendall(data)
+            finally:
+                with contextlib.suppress(OSError):
+                    upstream.shutdown(socket.SHUT_RDWR)  # or the thread that waits for its answers keeps it open
 
     def answers(connection, upstream):
         with contextlib.suppress(OSError):

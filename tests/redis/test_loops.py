@@ -19,6 +19,12 @@ LONG = 20.0
 
 
 @pytest.fixture
+def redis_server(redis_servers):
+    """A server of the test's own: its connections are counted."""
+    return redis_servers()
+
+
+@pytest.fixture
 def store(redis_server):
     made = RedisStore(redis_server.url, timeout=LONG)
     yield made
@@ -171,9 +177,214 @@ def test_one_store_serves_threads_and_tasks_at_once(store, redis_server):
         await asyncio.gather(*(asyncio.to_thread(threads) for _ in range(3)), *(tasks() for _ in range(20)))
 
     asyncio.run(main())
-    assert set(calls) == set(range(30))
+    assert sorted(calls) == sorted(2 * [*range(30)]), "each function loads each key once"
     store.close()
     assert comes_to(redis_server, 0)
+
+
+def in_threads(count, work):
+    """Do work in several threads at once."""
+    errors = []
+    barrier = threading.Barrier(count)
+
+    def run():
+        try:
+            barrier.wait(LONG)
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(3 * LONG)
+        assert not thread.is_alive()
+    assert errors == []
+
+
+@pytest.mark.parametrize("who", ["threads", "tasks of a loop", "tasks of several loops"])
+def test_whoever_asks_at_once_a_key_is_loaded_once(store, redis_server, who):
+    calls = []
+
+    @cache_aside(store=store, key="f:{number}", ttl=100)
+    def blocking(number: int) -> int:
+        calls.append(number)
+        return number
+
+    @cache_aside(store=store, key="g:{number}", ttl=100)
+    async def awaited(number: int) -> int:
+        calls.append(number)
+        return number
+
+    def work():
+        assert [blocking(number) for number in range(30)] == [*range(30)]
+
+    async def task():
+        assert [await awaited(number) for number in range(30)] == [*range(30)]
+
+    async def tasks():
+        await asyncio.gather(*(task() for _ in range(10)))
+
+    for _ in range(4):
+        if who == "threads":
+            in_threads(8, work)
+        elif who == "tasks of a loop":
+            asyncio.run(tasks())
+        else:
+            in_threads(3, lambda: asyncio.run(tasks()))
+        assert sorted(calls) == [*range(30)]
+        calls.clear()
+        store.clear()
+
+
+class Gates:
+    """Stops round trips of some callers, until a test lets them go on.
+
+    Args:
+        store: whose round trips these are.
+        stops: by the name of a thread or task, the number of the round trip, and whether it is to be stopped "before"
+            it is sent or "after" it was answered.
+    """
+
+    def __init__(self, store, stops):
+        self.stops = stops
+        self.counts = dict.fromkeys(stops, 0)
+        self.reached = {name: threading.Event() for name in stops}
+        self.open = {name: threading.Event() for name in stops}
+        self.link = store._link
+        self.call, self.acall = self.link.call, self.link.acall
+        self.link.call, self.link.acall = self._call, self._acall
+
+    def _stop(self, name, when):
+        """Return the gate to wait for, if there is one now."""
+        if name not in self.stops:
+            return None
+        self.counts[name] += when == "before"
+        if self.stops[name] != (self.counts[name], when):
+            return None
+        self.reached[name].set()
+        return self.open[name]
+
+    def _call(self, *args):
+        name = threading.current_thread().name
+        for when in ("before", "after"):
+            gate = self._stop(name, when)
+            if gate:
+                assert gate.wait(LONG)
+            if when == "before":
+                replies = self.call(*args)
+        return replies
+
+    async def _acall(self, *args):
+        name = asyncio.current_task().get_name().removeprefix("memo load: ")
+        for when in ("before", "after"):
+            gate = self._stop(name, when)
+            if gate:
+                assert await asyncio.to_thread(gate.wait, LONG)
+            if when == "before":
+                replies = await self.acall(*args)
+        return replies
+
+
+class Callers:
+    """Calls a function in a thread, or in a loop of a thread's own, of a name; and says what came of it."""
+
+    def __init__(self, store, awaits, outcomes):
+        self.calls, self.awaits, self.results, self.threads = [], awaits, {}, []
+        outcomes = iter(outcomes)
+
+        def load(number: int) -> int:
+            self.calls.append(number)
+            outcome = next(outcomes)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        async def aload(number: int) -> int:
+            return load(number)
+
+        self.f = cache_aside(store=store, key="f:{number}", ttl=100)(aload if awaits else load)
+
+    def begin(self, name):
+        def run():
+            try:
+                self.results[name] = asyncio.run(main()) if self.awaits else self.f(1)
+            except Exception as error:
+                self.results[name] = error
+
+        async def main():
+            asyncio.current_task().set_name(name)
+            return await self.f(1)
+
+        thread = threading.Thread(target=run, name=name)
+        self.threads.append(thread)
+        thread.start()
+        return thread
+
+    def end(self):
+        for thread in self.threads:
+            thread.join(LONG)
+            assert not thread.is_alive()
+
+
+both = pytest.mark.parametrize("awaits", [False, True], ids=["blocking", "awaited"])
+
+
+@both
+def test_who_hears_late_of_its_lease_does_not_load_again_what_another_has_loaded_with_it(store, awaits):
+    """1. A takes the lease, its answer is slow   2. B sees it and loads with it   3. B is gone   4. A is answered."""
+    gates = Gates(store, {"A": (1, "after")})
+    callers = Callers(store, awaits, [5, 6])
+    callers.begin("A")
+    assert gates.reached["A"].wait(LONG)
+    callers.begin("B").join(LONG)
+    assert callers.results == {"B": 5}
+    gates.open["A"].set()
+    callers.end()
+    assert callers.results == {"A": 5, "B": 5}
+    assert callers.calls == [1]
+
+
+@both
+def test_if_the_other_has_failed_it_loads_and_gives_its_lease_back_if_it_fails_too(store, redis_server, awaits):
+    gates = Gates(store, {"A": (1, "after")})
+    callers = Callers(store, awaits, [LookupError("B"), LookupError("A")])
+    callers.begin("A")
+    assert gates.reached["A"].wait(LONG)
+    callers.begin("B").join(LONG)
+    client = redis_server.client()
+    assert client.get("cache:f:1").startswith(b"#memo1-"), "it is not B's to be given back"
+    gates.open["A"].set()
+    callers.end()
+    assert {name: str(error) for name, error in callers.results.items()} == {"A": "A", "B": "B"}
+    assert client.get("cache:f:1") is None
+
+
+@both
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_took_the_lease_joins_a_flight_that_has_not_begun(store, redis_server, awaits, fails):
+    """1. A takes the lease, its answer is slow   2. B sees it and is about to look again   3. A is answered."""
+    if awaits:
+        gates = Gates(store, {"A": (1, "after"), "tests": (0, "")})
+        stop = "B's load"
+    gates = Gates(store, {"A": (1, "after"), "B": (2, "before")})
+    callers = Callers(store, awaits, [LookupError("once") if fails else 5, 6])
+    callers.begin("A")
+    assert gates.reached["A"].wait(LONG)
+    callers.begin("B")
+    assert gates.reached["B"].wait(LONG)
+    gates.open["A"].set()
+    waited = threading.Event()
+    for _ in range(10_000):
+        if callers.f.stats().waits:
+            break
+        waited.wait(0.001)
+    gates.open["B"].set()
+    callers.end()
+    assert callers.calls == [1]
+    assert [str(callers.results[name]) for name in "AB"] == 2 * ["once" if fails else "5"]
+    assert (redis_server.client().get("cache:f:1") is None) is fails, "what is left over was given back"
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
