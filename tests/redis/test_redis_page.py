@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import re
 import shlex
@@ -33,6 +34,7 @@ from memo.urls import make_store
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "redis.md"
 TEXT = PAGE.read_text(encoding="utf-8")
+FLAT = " ".join(TEXT.split())
 GOLDEN = json.loads(Path(__file__).with_name("golden_payloads.json").read_text(encoding="utf-8"))
 
 
@@ -420,13 +422,11 @@ def test_entries_without_an_end_are_kept_by_the_volatile_policies_as_if_nothing_
 
 
 def test_a_header_is_as_long_as_the_page_says():
+    fixed, each = map(int, re.search(r"header of (\d+) bytes, .*? and (\d+) bytes for each tag", FLAT).groups())
     for tags in ((), ("a",), ("a", "b:1")):
         stamps = b",".join([protocol.new_id()] * (1 + len(tags)))
         named = protocol.names("app.f", tags)
         line = protocol.header(protocol.new_id(), protocol.digest(b"k"), stamps, None, named)
-        fixed, each = map(
-            int, re.search(r"header of (\d+) bytes, .*? and (\d+) bytes for\s+each tag", TEXT, re.S).groups()
-        )
         assert len(line) == fixed + each * len(tags) + len(named)
 
 
@@ -435,18 +435,16 @@ def test_a_header_is_as_long_as_the_page_says():
 
 def test_the_numbers_of_the_page_are_those_of_the_code():
     store = RedisStore()
-    assert f"| `timeout` | {store._timeout:g} seconds" in TEXT
-    assert "| `connect_timeout` | 5 seconds" in TEXT
-    assert (store._steps._stamp_life, "at least 20 minutes") == (20 * 60_000, re.search("at least 20 minutes", TEXT)[0])
-    assert f"at most {wire.MOST} in each" in " ".join(TEXT.split())
+    defaults = {name: each.default for name, each in inspect.signature(RedisStore).parameters.items()}
+    assert f"| `timeout` | {defaults['timeout']} seconds" in FLAT
+    assert f"| `connect_timeout` | {defaults['connect_timeout']} seconds" in FLAT
+    assert f"at most {wire.MOST} in each" in FLAT
     assert (breaker.TOLERATED, breaker.FIRST, breaker.LONGEST) == (3, 0.5, 10)
-    assert re.search(r"After three failures in a row.*After half a second.*up to 10 seconds", TEXT, re.DOTALL)
-    assert (
-        f'for {protocol.LONGEST_LOAD:g} seconds, with `single_flight="fleet"` for {protocol.LONGEST_FLEET_LOAD:g}'
-        in TEXT
-    )
-    assert store._codec.max_size == 64 << 20
-    assert "`max_size`, 64 MiB" in TEXT
+    assert re.search("After three failures in a row .* After half a second .* up to 10 seconds", FLAT)
+    longest, fleet = protocol.LONGEST_LOAD, protocol.LONGEST_FLEET_LOAD
+    assert f'for {longest:g} seconds, with `single_flight="fleet"` for {fleet:g}' in FLAT
+    assert f"twice as long as their entries, at least {2 * longest / 60:g} minutes" in FLAT
+    assert f"`max_size`, {store._codec.max_size >> 20} MiB" in FLAT
 
 
 def test_the_bytes_that_the_page_shows_are_the_golden_ones():
