@@ -222,17 +222,22 @@ def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Ge
         flight: Flight = flights.setdefault(mine.key, mine)
         if flight is mine:
             break
-        if reading.taken:
-            # This caller's own read has made the lease: nothing stood there, so what that flight has is void. To join
-            # it would leave the lease with nobody, and other processes waiting for it.
+        joins = flight.may_join(reading)
+        if reading.taken and (plan.fleet or not joins):
+            # This caller's own read has made the lease: nothing stood there, so another one that the flight has is
+            # void. And if the flight of a fleet has not begun, it waits for this very lease as for another process's.
             if mine.replace(flight):
                 break
             continue
-        if flight.may_join(reading):
+        if joins:
             answer = yield Wait(flight)
             if answer is TIMED_OUT:
                 joinable, over = False, True
                 break
+            if reading.taken:
+                # The flight was the first to see this caller's lease, and has loaded with it. If it has not filled the
+                # key, nobody else gives the lease back.
+                yield Release(reading.lease, remove=False)
             # A leader that was interrupted or cancelled leaves no outcome for others: they elect a new one.
             if answer is not GONE and not answer.private:
                 return (yield from _rescued(plan, answer))
@@ -244,9 +249,16 @@ def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Ge
         reading = yield READ
         if reading.value is not MISSING:
             return (yield from _served(plan, reading))
-    # Where the read itself has made the lease there was nothing, and nobody else can have landed with it. And who has
-    # waited as long as he may does not begin to wait for other processes.
-    lease = reading.lease if reading.taken or (over and plan.fleet) else None
+    # Where the read itself has made the lease there was nothing, and if nobody has borrowed it nobody has landed with
+    # it. And who has waited as long as he may does not begin to wait for other processes.
+    lease = None
+    if plan.fleet:
+        lease = reading.lease if reading.taken or over else None
+    elif reading.taken:
+        if mine.space.alone(reading.lease):
+            lease = reading.lease
+        else:
+            mine.lease = reading.lease  # if it still stands, it is to be given back as this caller's own
     outcome: Outcome = (yield from load(plan, mine, False, None, lease)) if inline else (yield Load(joinable, lease))
     return (yield from _rescued(plan, outcome))
 
@@ -314,6 +326,8 @@ def load(
             return Found(reading.value)
         lease = reading if type(reading) is Lease else reading.lease
     # The lease before `begun`: a caller that reads them the other way round never sees a load without its lease.
+    if flight.lease == lease:
+        lease = flight.lease
     flight.lease = lease
     flight.begun = True
     if lease is UNREAD.lease:

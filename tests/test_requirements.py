@@ -1072,6 +1072,12 @@ REDIS_STORE = {
         "redis/test_loops.py::test_loops_that_are_just_closed_leave_nothing_behind",
         "redis/test_loops.py::test_children_and_parent_use_a_store_at_once",
     ],
+    "one load for a key in a process": [
+        "redis/test_loops.py::test_one_store_serves_threads_and_tasks_at_once",
+        "redis/test_loops.py::test_whoever_asks_at_once_a_key_is_loaded_once",
+        "redis/test_loops.py::test_who_hears_late_of_its_lease_does_not_load_again_what_another_has_loaded_with_it",
+        "redis/test_loops.py::test_who_took_the_lease_joins_a_flight_that_has_not_begun",
+    ],
     "URLs": [
         "redis/test_redis_urls.py::test_a_url_is_a_redis_store",
         "redis/test_redis_urls.py::test_nothing_connects_before_the_first_call",

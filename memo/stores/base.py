@@ -99,7 +99,8 @@ class Space(ABC):
         """Do what `read` does for a call of which the tags are known.
 
         Where the caller leads, that is, loads if there is nothing, a store to which each question is a round trip may
-        take the lease at once, and says so in the reading.
+        take the lease at once, and says so in the reading. Its space has a method `alone(lease)` too: whether no other
+        load of this process can have used that; it is asked when the caller's flight is registered.
         """
         return self.read(key)
 

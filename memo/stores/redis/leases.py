@@ -30,14 +30,16 @@ class RedisLease:
 
     Attributes:
         mine: that id was put there for this load alone, which gives it back when it fails.
+        beside: the space's `_lent` when it was asked for.
     """
 
-    __slots__ = ("id", "mine", "stamps")
+    __slots__ = ("beside", "id", "mine", "stamps")
 
     def __init__(self, lease_id: bytes, stamps: bytes, mine: bool = False) -> None:
         self.id = lease_id
         self.stamps = stamps
         self.mine = mine
+        self.beside: object = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RedisLease) and self.id == other.id and self.stamps == other.stamps

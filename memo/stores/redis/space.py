@@ -28,6 +28,7 @@ class RedisSpace(Space):
         "__weakref__",
         "_codec",
         "_keys",
+        "_lent",
         "_longest",
         "_plain",
         "_steps",
@@ -49,6 +50,7 @@ class RedisSpace(Space):
         self._plain = protocol.names(self.owner, ())
         self._longest = protocol.LONGEST_FLEET_LOAD if keys.fleet else protocol.LONGEST_LOAD  # seconds
         self._timed = False  # whether an entry with windows was met: then how long one has left is asked at once
+        self._lent = object()  # another one each time that a load of this process may use a lease that it has not made
         self.instance = None
         self.default_ttl = store.default_ttl
         self.flights: dict[Any, Flight] = {}
@@ -62,9 +64,12 @@ class RedisSpace(Space):
     def _look(self, key: str, tags: tuple[str, ...], take: bool, counts: bool = True) -> Steps[Reading]:
         """Return the reading of a call's key."""
         longest = self._longest if take else None
+        beside = self._lent  # before anything is sent
         seen = yield from self._steps.look(key, self.owner, tags, self._named(tags), longest, self._timed)
         if seen.strange and counts:
             self._store._strange(self.owner)
+        if seen.lease is not None:
+            seen.lease.beside = beside
         return self._reading(key, seen)
 
     def _look_many(self, calls: Sequence[tuple[str, tuple[str, ...]]]) -> Steps[list[Any]]:
@@ -107,6 +112,8 @@ class RedisSpace(Space):
         if reading.value is not MISSING and not reading.due:
             return reading
         lease = reading.lease
+        if lease is not None and not reading.taken:
+            self._lent = object()
         if not fleet or lease is None or reading.taken or reading.held:
             return Reading(MISSING, lease, taken=reading.taken, held=reading.held)
         # What others may refresh, too, is claimed: the first to do so loads for all, and the rest look again.
@@ -148,6 +155,16 @@ class RedisSpace(Space):
     def look(self, key: Any, tags: tuple[str, ...], leads: bool = True) -> Reading:
         """Return the value at `key`, else a lease, which is taken in the same round trip if the caller leads."""
         return self._store._walk(self._look(key, tags, take=leads))
+
+    def alone(self, lease: Any) -> bool:
+        """Whether no load of this process can have used a lease that a look has taken.
+
+        1. A's look puts a placeholder; the answer is slow   2. B looks, sees it, and loads with it: it may be another
+        process's   3. B's flight has landed and is gone   4. A has its answer and starts a flight. What it has put
+        there has become B's result: it has to look again. `_lent` was another one before 1, and B's flight goes only
+        after it was changed in 2.
+        """
+        return lease.beside is self._lent
 
     def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
         """Return the value at `key`, else a lease: the one that stands there or a new one."""
