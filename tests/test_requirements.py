@@ -549,6 +549,12 @@ DOCS |= {
         "redis/test_redis_page.py::test_when_memory_is_full_nothing_stale_is_served_and_every_invalidation_works",
         "redis/test_redis_page.py::test_where_nothing_is_evicted_what_a_tag_has_made_untrue_keeps_the_server_full",
     ],
+    "Redis in production: what a caller sees": [
+        "redis/test_redis_page.py::test_what_the_page_says_to_fail_nobody_fails_nobody_and_is_counted",
+        "redis/test_redis_page.py::test_what_the_page_says_to_be_an_error_is_one",
+        "redis/test_redis_page.py::test_the_table_of_failures_has_all_that_asks_the_server",
+        "redis/test_redis_page.py::test_the_numbers_of_the_page_are_those_of_the_code",
+    ],
     "Redis in production: the wire format": [
         "redis/test_redis_page.py::test_the_bytes_that_the_page_shows_are_the_golden_ones",
         "redis/test_golden_payloads.py",

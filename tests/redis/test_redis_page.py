@@ -430,6 +430,68 @@ def test_a_header_is_as_long_as_the_page_says():
         assert len(line) == fixed + each * len(tags) + len(named)
 
 
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+def failures(outcome: str) -> list[str]:
+    """The names in the rows of the table of failures whose callers see that outcome."""
+    rows = [
+        line.split("|")[1:4] for line in section("What a caller sees when it fails").splitlines() if line[:2] == "| "
+    ]
+    return [name for what, seen, _ in rows if outcome in seen for name in re.findall(r"`(\w+)`", what)]
+
+
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "get_many": (["a"],),
+    "delete_many": (["a"],),
+    "set": ("a", 1),
+    "set_many": ({"a": 1},),
+    "expire": ("a", 5),
+    "keys": (),
+    "clear": (),
+}
+HELPERS = ("invalidate", "invalidate_all", "peek", "ttl_left")
+
+
+@pytest.fixture
+def without_a_server(closed_port):
+    store = RedisStore(f"redis://127.0.0.1:{closed_port}/0", timeout=20)
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize("name", [*failures("nothing is there"), *failures("not stored")])
+def test_what_the_page_says_to_fail_nobody_fails_nobody_and_is_counted(without_a_server, name, caplog):
+    assert not getattr(without_a_server, name)(*ARGUMENTS.get(name, ("a",)))
+    assert without_a_server.stats().errors[name] == 1
+
+
+@pytest.mark.parametrize("name", failures("`StoreError`"))
+def test_what_the_page_says_to_be_an_error_is_one(without_a_server, name):
+    @cache_aside(store=without_a_server)
+    def f(x: str) -> str:
+        return x
+
+    if name in HELPERS:
+        helper = getattr(f, name)
+        with pytest.raises(StoreError):
+            helper() if name == "invalidate_all" else helper("a")
+    elif name == "set":  # the helper: the store's own fails nobody
+        with pytest.raises(StoreError):
+            f.set("a", "a")
+    else:
+        with pytest.raises(StoreError):
+            getattr(without_a_server, name)(*ARGUMENTS.get(name, ("a",)))
+
+
+def test_the_table_of_failures_has_all_that_asks_the_server():
+    rest = {"close", "stats"}  # the latter says what it could not ask as 0
+    methods = {name for name in dir(RedisStore) if not name.startswith("_") and callable(getattr(RedisStore, name))}
+    blocking = {name for name in methods if f"a{name}" in methods} - rest
+    listed = {*failures("nothing is there"), *failures("not stored"), *failures("`StoreError`")}
+    assert blocking <= listed
+
+
 # -- numbers, bytes, commands ------------------------------------------------------------------------------------------
 
 
