@@ -428,7 +428,7 @@ def test_forks_under_load_leave_every_lock_free_and_every_record_there(path):
     before, interval = opened(path), sys.getswitchinterval()
     threads = [threading.Thread(target=hammer, args=(number,), daemon=True) for number in range(2)]
     sys.setswitchinterval(1e-3)
-    count = 2_000 if NIGHTLY else 200
+    count = 2_000 if NIGHTLY else 100
     try:
         for thread in threads:
             thread.start()

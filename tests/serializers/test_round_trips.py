@@ -13,7 +13,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memo import SerializationError
@@ -155,6 +155,7 @@ def test_a_result_comes_back_as_it_was(name: str, kind: str) -> None:
     annotation, values = KINDS[kind]
     serializer = bound(name, annotation)
 
+    @settings(max_examples=settings().max_examples * 2 // 5)  # of each of so many
     @given(values)
     def check(value: Any) -> None:
         payload = serializer.dumps(value)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from hypothesis import settings
 
 from memo import (
     MISSING,
@@ -75,6 +76,8 @@ class AwaitedFaultlessMachine(FaultlessMachine):
 
 TestFaultlessMachine = FaultlessMachine.TestCase
 TestAwaitedFaultlessMachine = AwaitedFaultlessMachine.TestCase
+TestFaultlessMachine.settings = settings(max_examples=settings().max_examples // 2)
+TestAwaitedFaultlessMachine.settings = settings(max_examples=settings().max_examples // 4)  # it takes twice as long
 
 
 @pytest.fixture

@@ -73,7 +73,9 @@ def run(pytester, monkeypatch):
     def start(tests, *arguments, settings=""):
         pytester.makeini(f"[pytest]\nfilterwarnings = error\n{settings}")
         pytester.makepyfile(test_shop=tests)
-        return pytester.runpytest_subprocess("-p", "no:asyncio", "-p", "no:cacheprovider", *arguments, timeout=120)
+        # Without what else pytest finds, and imports, by itself.
+        without = [f"-pno:{name}" for name in ("asyncio", "cacheprovider", "hypothesispytest", "anyio", "pytest_cov")]
+        return pytester.runpytest_subprocess(*without, *arguments, timeout=120)
 
     return start
 
@@ -387,8 +389,7 @@ def test_the_heavy_parts_of_the_test_kit_are_not_imported_with_it(run):
             assert "memo.testing.plugin" in sys.modules
             heavy = {f"memo.testing.{name}" for name in ("plain", "contract", "machines", "lru")}
             assert not {*heavy, "hypothesis"} & set(sys.modules)
-        """,
-        *("-p", "no:hypothesispytest"),
+        """
     )
     result.assert_outcomes(passed=1)
 
