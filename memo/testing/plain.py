@@ -379,12 +379,18 @@ class PlainContract:
             time = monotonic
 
         store = self.make_store(Yielding(1_000.0))
-        gate = threading.Barrier(4)
-        results: list[Any] = []
+        rounds, gate = 50, threading.Barrier(4)
+        results: dict[str, list[Any]] = {key: [] for key in ["all", *map(str, range(rounds))]}
 
         def work() -> None:
-            gate.wait(60)
-            results.extend([store.increment("a") for _ in range(100)])
+            try:
+                for number in range(rounds):
+                    gate.wait(60)
+                    for key in "all", str(number):  # one that is there, and one that nobody has begun
+                        results[key].append(store.increment(key))
+            except BaseException:
+                gate.abort()  # so that nobody waits for this one
+                raise
 
         threads = [threading.Thread(target=work) for _ in range(4)]
         interval = sys.getswitchinterval()
@@ -396,8 +402,10 @@ class PlainContract:
                 thread.join(60)
         finally:
             sys.setswitchinterval(interval)
-        assert sorted(results) == list(range(1, 401)), "two threads were given the same sum"
-        assert store.get("a") == 400
+        for key, sums in results.items():
+            count = 4 * rounds if key == "all" else 4
+            assert sorted(sums) == list(range(1, count + 1)), "two threads were given the same sum"
+            assert store.get(key) == count
         store.close()
 
     # -- patterns ----------------------------------------------------------------------------------------------------
