@@ -334,7 +334,10 @@ def deserialize_msgpack(payload: bytes) -> Any:
     Raises:
         ValueError: it is none.
     """
-    return msgspec.msgpack.decode(payload)
+    try:
+        return msgspec.msgpack.decode(payload)
+    except msgspec.MsgspecError as error:  # up to 0.20 it is no ValueError
+        raise ValueError(f"this is no MessagePack: {error}") from error
 
 
 def serialize_compressed(value: Any) -> bytes:

@@ -991,6 +991,11 @@ REDIS_STORE = {
     "no stale fill if entries, placeholders, stamps or scripts are lost": [
         "redis/test_no_stale_fill_redis.py::test_nor_if_the_server_loses_something_meanwhile"
     ],
+    "either client, protocol and parser; the oldest client and each server under nightly": [
+        "redis/test_versions.py::test_the_client_works_by_either_protocol_with_and_without_hiredis",
+        "redis/test_versions.py::test_the_oldest_client_is_the_one_that_is_asked_for",
+        "redis/test_failures.py::test_either_protocol_with_and_without_hiredis",
+    ],
     "no stale fill in a race of real processes": [
         "redis/test_no_stale_fill_redis.py::test_real_processes_in_a_race_are_never_given_anything_stale",
         "redis/test_races_redis.py::test_after_an_invalidation_no_reader_in_any_process_is_given_anything_older",

@@ -253,8 +253,8 @@ def test_a_lookup_of_two_round_trips_has_one_timeout_for_both(side, stores, redi
     store._link._timeout = 0.5
     assert run(cached(3)) == [3]
     assert calls == [1, 2, 3]
-    assert not client.get("cache:f:3").startswith(b"#memo1 "), "there is a placeholder at most: it had no lease to fill"
-    assert cached.stats().errors != errors
+    # A second look may be one round trip, and then what was loaded is stored.
+    assert cached.stats().errors["read"] > errors.get("read", 0)
 
 
 def test_loading_its_data_it_answers_nothing_else(side, stores, peers):
