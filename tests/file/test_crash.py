@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 import struct
-import textwrap
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,6 +15,8 @@ from memo.stores import frames
 from memo.stores.frames import HEAD, HEADER, SEAL, SYNC, Identity, Kind
 from memo.stores.logfile import LogFile
 from memo.stores.replay import View
+from mutants import Patch, replaced, source_of
+from siblings import module
 
 SECRET = b"a secret of the tests, 32 bytes."
 signed = pytest.mark.parametrize("secret", [None, SECRET], ids=["plain", "signed"])
@@ -455,34 +454,6 @@ def test_what_a_reader_cannot_tell_while_another_holds_the_lock_is_a_miss_and_no
 
 # -- what would be noticed -------------------------------------------------------------------------------------------
 
-Patch = Callable[[pytest.MonkeyPatch], None]
-
-
-def rewritten(owner: type, name: str, old: str, new: str) -> Patch:
-    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        function = owner.__dict__[name]
-        plain = function.__func__ if isinstance(function, staticmethod) else function
-        source = textwrap.dedent(inspect.getsource(plain)).removeprefix("@staticmethod\n")
-        assert source.count(old) == 1, f"{name} no longer reads {old!r} once: bring the mutant up to date"
-        space = dict(plain.__globals__)
-        exec(compile(source.replace(old, new), f"<mutant of {name}>", "exec"), space)
-        made = space[name]
-        monkeypatch.setattr(owner, name, staticmethod(made) if plain is not function else made)
-
-    return patch
-
-
-def module(name: str) -> Any:
-    import importlib.util
-    from pathlib import Path
-
-    spec = importlib.util.spec_from_file_location(f"mutants_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
-
 
 def watch(damage: Any, make: Any, path: Any) -> None:
     """Run what notices, the quicker first; each on a file of its own."""
@@ -514,26 +485,24 @@ def watch(damage: Any, make: Any, path: Any) -> None:
 
 
 MUTANTS: dict[str, Patch] = {
-    "the seal is not looked at": rewritten(Identity, "sealed", "seal == ", "True or seal == "),
-    "the gap is ignored": rewritten(LogFile, "scan", "torn=found[1].gap >= found[0] - at", "torn=False"),
-    "every stretch is taken for a torn one": rewritten(
+    "the seal is not looked at": source_of(Identity, "sealed", "seal == ", "True or seal == "),
+    "the gap is ignored": source_of(LogFile, "scan", "torn=found[1].gap >= found[0] - at", "torn=False"),
+    "every stretch is taken for a torn one": source_of(
         LogFile, "scan", "torn=found[1].gap >= found[0] - at", "torn=True"
     ),
-    "damage at the end is taken for a torn tail": rewritten(
+    "damage at the end is taken for a torn tail": source_of(
         LogFile, "scan", "begun = last <= at and", "begun = True or"
     ),
-    "the note is not read": rewritten(LogFile, "scan", "if last > size:", "if True:"),
-    "the note is not written": lambda patch: patch.setattr(LogFile, "note", lambda self, start, end: None),
-    "damage is passed over": rewritten(View, "follow", "self.index.clear()", "pass"),
-    "the offset is no part of the check": lambda patch: patch.setattr(
-        Identity, "_start", lambda self, offset: self._seed
-    ),
-    "the body is not checked": rewritten(Identity, "body", "crc32(body) != head.body_check", "False"),
-    "the payload is not checked": rewritten(
+    "the note is not read": source_of(LogFile, "scan", "if last > size:", "if True:"),
+    "the note is not written": replaced(LogFile, "note", lambda self, start, end: None),
+    "damage is passed over": source_of(View, "follow", "self.index.clear()", "pass"),
+    "the offset is no part of the check": replaced(Identity, "_start", lambda self, offset: self._seed),
+    "the body is not checked": source_of(Identity, "body", "crc32(body) != head.body_check", "False"),
+    "the payload is not checked": source_of(
         Identity, "content", "if checked or crc32(payload) == payload_check", "if True"
     ),
-    "readers take the end for final": rewritten(View, "catch_up", "size, final)", "size, True)"),
-    "a writer that finds a torn tail does not declare it": rewritten(
+    "readers take the end for final": source_of(View, "catch_up", "size, final)", "size, True)"),
+    "a writer that finds a torn tail does not declare it": source_of(
         View, "append", "self.position, self.gap", "self.position, 0"
     ),
 }
@@ -541,11 +510,11 @@ MUTANTS: dict[str, Patch] = {
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_it_is_noticed_when(name, make, path, monkeypatch):
-    damage = module("test_damage")
+    damage = module("file/test_damage.py")
     MUTANTS[name](monkeypatch)
     with pytest.raises((AssertionError, struct.error, KeyError, ValueError)):
         watch(damage, make, path)
 
 
 def test_what_is_not_broken_passes(make, path):
-    watch(module("test_damage"), make, path)
+    watch(module("file/test_damage.py"), make, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,14 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from siblings import module
+
 NIGHTLY = os.environ.get("MEMO_PROFILE") == "nightly"
 PROGRAM = Path(__file__).with_name("killing.py")
 
-spec = importlib.util.spec_from_file_location("killing", PROGRAM)
-assert spec is not None
-assert spec.loader is not None
-killing = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(killing)
+killing = module("file/killing.py")
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 import os
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +19,7 @@ from memo.stores.compaction import Compaction
 from memo.testing import ManualClock, SharedMachine
 from memo.testing.machines import KEYS, TAGS
 from memo.testing.sides import Blocking, Loader
+from siblings import module
 
 NIGHTLY = os.environ.get("MEMO_PROFILE") == "nightly"
 SECRET = b"a secret of the tests, 32 bytes."
@@ -461,15 +460,7 @@ class RecencyMachine(RuleBasedStateMachine):
         self.turns, self.me = self.turns >> 1, self.turns & 1
 
 
-def _windows() -> Any:
-    path = Path(__file__).parents[1] / "machines" / "test_windows_machine.py"
-    spec = importlib.util.spec_from_file_location("windows_of_memory", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Windows
-
-
-class FileWindows(_windows()):  # type: ignore[misc]
+class FileWindows(module("machines/test_windows_machine.py").Windows):  # type: ignore[misc,name-defined]
     """Stale windows, with each invalidation by either of two processes; the file is rewritten and opened anew."""
 
     def make_store(self):

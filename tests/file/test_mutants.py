@@ -18,7 +18,8 @@ from memo.stores.filespace import FileSpace
 from memo.stores.index import Index
 from memo.stores.logfile import LogFile
 from memo.stores.replay import Leases, View
-from mutants import Patch, Watch, catch, machine, module, replaced, source_of
+from mutants import Patch, Watch, catch, machine, replaced, source_of
+from siblings import module
 
 
 def explorer(how: str, by: int = 1, between: str | None = None) -> Watch:

@@ -16,8 +16,9 @@ from memo.memoized import Memoized
 from memo.stores.memory import MemoryStore
 from memo.stores.shelf import Shelf
 from memo.stores.tables import Table
-from mutants import Patch, Watch, catch, machine, module, replaced, source_of
+from mutants import Patch, Watch, catch, machine, replaced, source_of
 from schedules import schedules
+from siblings import module
 
 
 def explorer(invalidation: str) -> Watch:
@@ -113,7 +114,7 @@ MUTANTS: dict[str, tuple[Watch, Patch]] = {
     ),
     "a flight whose lease differs is replaced without another look": (
         one_load,
-        source_of(aside, "_lookup", "elif flight is doubted and mine.replace(flight):", "elif mine.replace(flight):"),
+        source_of(aside, "_lookup", "flight is doubted", "True"),
     ),
     "a flight is not settled": (ASIDE, replaced(Flight, "settle", lambda self, outcome: None)),
     "a failed load keeps its lease": (

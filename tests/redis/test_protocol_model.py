@@ -16,7 +16,6 @@ must try every transition there is, and each defect in a table must be found.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from collections import Counter, deque
@@ -26,12 +25,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from siblings import module
+
 if TYPE_CHECKING:
     from .protocol import Broken, Placeholder, Protocol, Stored, Value, World
 else:
-    _spec = importlib.util.spec_from_file_location("redis_protocol", Path(__file__).with_name("protocol.py"))
-    _module = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(_module)
+    _module = module("redis/protocol.py")
     Broken, Placeholder, Protocol = _module.Broken, _module.Placeholder, _module.Protocol
     Value, World = _module.Value, _module.World
 

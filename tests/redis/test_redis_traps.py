@@ -7,7 +7,6 @@ share, it is that test that runs here, with two store objects on one server for 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 import subprocess
@@ -21,22 +20,12 @@ import pytest
 import memo
 from memo import MISSING, RedisStore, cache_aside
 from memo.serializers import PickleSerializer
+from siblings import module
 
 WAIT = 20.0
 
 
-def _file() -> Any:
-    path = Path(__file__).parents[1] / "file" / "test_traps.py"
-    spec = importlib.util.spec_from_file_location("traps_of_the_file_store", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its classes are pickled by name
-    spec.loader.exec_module(module)
-    return module
-
-
-_traps = _file()
+_traps = module("file/test_traps.py")
 
 
 @pytest.fixture

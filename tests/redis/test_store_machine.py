@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from memo import MISSING, RedisStore
 from memo.serializers import PickleSerializer
 from memo.testing import ManualClock, SharedMachine
 from memo.testing.machines import KEYS, TTLS, VALUES
+from siblings import module
 
 NIGHTLY = os.environ.get("MEMO_PROFILE") == "nightly"
 JSON = (None, False, 0, 1, 2.5, "", "text", [1], {"a": [None, {"b": [1]}]})
@@ -146,15 +145,7 @@ class ServerClock(ManualClock):
         _server[1].eval(PASS, 0, int(seconds * 1000))
 
 
-def _windows() -> Any:
-    path = Path(__file__).parents[1] / "machines" / "test_windows_machine.py"
-    spec = importlib.util.spec_from_file_location("windows_over_redis", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Windows
-
-
-class RedisWindows(_windows()):  # type: ignore[misc]
+class RedisWindows(module("machines/test_windows_machine.py").Windows):  # type: ignore[misc,name-defined]
     """Stale windows that the server's PTTL tells, with each invalidation by either of two processes."""
 
     fleet = "process"

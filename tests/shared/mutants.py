@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-TESTS = Path(__file__).parents[1]
+from siblings import module
+
 Patch = Callable[[pytest.MonkeyPatch], None]
 Watch = Callable[[], object]
-
-
-def module(path: str) -> Any:
-    """Return a test module, by its path below tests/; it is another than the one that pytest runs."""
-    name = f"watching_{path.removesuffix('.py').replace('/', '_')}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, TESTS / path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = made = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(made)
-    return sys.modules[name]
 
 
 def machine(path: str, name: str, examples: int) -> Watch:
@@ -60,7 +46,7 @@ def rewritten(function: Any, old: str, new: str) -> Any:
     """Return `function` with one piece of its source replaced."""
     source = textwrap.dedent(inspect.getsource(function))
     assert source.count(old) == 1, f"{function.__qualname__} no longer reads {old!r} once: bring the mutant up to date"
-    namespace: dict[str, Any] = dict(function.__globals__)
+    namespace: dict[str, Any] = dict(inspect.unwrap(function).__globals__)
     exec(compile(source.replace(old, new), f"<mutant of {function.__qualname__}>", "exec"), namespace)
     return namespace[function.__name__]
 
