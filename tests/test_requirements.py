@@ -1061,6 +1061,16 @@ REDIS_STORE = {
         "redis/test_failures.py::test_something_of_another_type_at_a_key_is_a_miss_and_replaced_by_a_fill",
         "redis/test_failures.py::test_who_may_only_read_reads_and_is_told_what_was_not_removed",
     ],
+    "busy, unable to save, demoted, loading for long": [
+        "redis/test_failures.py::test_busy_in_a_script_it_answers_nothing_and_goes_on_when_that_is_ended",
+        "redis/test_failures.py::test_unable_to_save_it_serves_what_it_has_and_says_what_was_not_removed",
+        "redis/test_failures.py::test_demoted_to_a_replica_it_serves_what_it_has_and_says_what_was_not_removed",
+        "redis/test_failures.py::test_loading_its_data_for_a_long_time_it_is_used_as_soon_as_it_is_done",
+    ],
+    "killed and hung amid many calls": [
+        "redis/test_failures.py::test_killed_amid_many_calls_and_restarted_again_and_again_nobody_sees_an_error",
+        "redis/test_failures.py::test_hung_amid_many_calls_and_going_on_each_answer_belongs_to_its_question",
+    ],
     "garbage, values too large, pools exhausted, answers of others": [
         "redis/test_wire.py::test_of_a_peer_that_is_no_server_nothing_is_kept_and_no_connection_is_used_again",
         "redis/test_failures.py::test_a_value_too_large_is_not_stored_and_opens_no_breaker",
@@ -1081,6 +1091,7 @@ REDIS_STORE = {
         "redis/test_loops.py::test_a_hundred_loops_in_a_row_leave_nothing_behind",
         "redis/test_loops.py::test_loops_in_many_threads_have_connections_of_their_own",
         "redis/test_loops.py::test_loops_that_are_just_closed_leave_nothing_behind",
+        "redis/test_loops.py::test_twenty_loops_of_uvloop_leave_nothing_behind_either",
         "redis/test_loops.py::test_children_and_parent_use_a_store_at_once",
     ],
     "one load for a key in a process": [

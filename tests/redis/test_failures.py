@@ -10,6 +10,7 @@ import contextlib
 import gc
 import logging
 import random
+import shutil
 import socket
 import ssl
 import subprocess
@@ -437,6 +438,244 @@ def fails_open_and_loud_or_garbage(side, store):
             side(store, name, *args)
     cached, _, run = side.function(store)
     assert run(cached(1)) == [1]
+
+
+# -- the server goes on, and refuses for a while -----------------------------------------------------------------------
+
+
+def comes(condition):
+    """Wait until that is so: a server does it by itself, and tells nobody."""
+    pause = threading.Event()
+    for _ in range(int(LONG / 0.01)):
+        with contextlib.suppress(redis.RedisError):
+            if condition():
+                return True
+        pause.wait(0.01)
+    return False
+
+
+def refuses(client, word):
+    """Return whether a server answers a write so."""
+    try:
+        client.set("anything", 1)
+    except redis.RedisError as error:
+        return word in str(error)
+    return False
+
+
+def test_busy_in_a_script_it_answers_nothing_and_goes_on_when_that_is_ended(side, stores, redis_servers):
+    server = redis_servers("--lua-time-limit", "5")
+    store = stores(server)
+    works(side, store)
+    client = server.client()
+
+    def loop():
+        with contextlib.suppress(redis.RedisError):
+            server.client(socket_timeout=3 * LONG).eval("while true do end", 0)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        assert comes(lambda: refuses(client, "BUSY"))
+        fails_open_and_loud(side, store)
+        with pytest.raises(StoreError, match=r"refuses \(BUSY\)"):
+            side(store, "delete", "k")
+        assert not store._link.breaker.open, "it answers"
+    finally:
+        client.script_kill()
+        thread.join(LONG)
+    works(side, store)
+
+
+def reads_and_stores_nothing(side, store, cached, calls, run, word):
+    """What is stored is served; whatever would change something is not done, and an error where that matters."""
+    calls.clear()
+    assert side(store, "get", "kept") == "v"
+    assert side(store, "get_many", ["kept", "other"]) == {"kept": "v"}
+    assert run(cached(7)) == [7]
+    assert calls == [], "it was stored"
+    side(store, "set", "kept", "w")
+    assert side(store, "get", "kept") == "v"
+    assert [run(cached(8)), run(cached(8))] == [[8], [8]]
+    assert calls == [8, 8], "it could not be stored"
+    for name, *args in (
+        ("delete", "kept"),
+        ("invalidate_tags", "t"),
+        ("delete_pattern", "*"),
+        ("clear",),
+        ("increment", "n"),
+        ("expire", "kept", 5),
+    ):
+        with pytest.raises(StoreError, match=rf"refuses \({word}\)"):
+            side(store, name, *args)
+    for invalidate in (lambda: cached.invalidate(7), cached.invalidate_all):
+        with pytest.raises(StoreError, match=rf"refuses \({word}\)"):
+            run(invalidate())
+    assert run(cached(7)) == [7]
+    assert calls == [8, 8]
+    assert not store._link.breaker.open, "it answers"
+
+
+def test_unable_to_save_it_serves_what_it_has_and_says_what_was_not_removed(side, stores, redis_servers):
+    server = redis_servers("--save", "3600 1")
+    store, client = stores(server), server.client()
+    cached, calls, run = side.function(store)
+    side(store, "set", "kept", "v")
+    run(cached(7))
+    shutil.rmtree(server.folder)
+    client.bgsave()
+    assert comes(lambda: refuses(client, "MISCONF"))
+    reads_and_stores_nothing(side, store, cached, calls, run, "MISCONF")
+    client.config_set("stop-writes-on-bgsave-error", "no")
+    works(side, store)
+
+
+def test_demoted_to_a_replica_it_serves_what_it_has_and_says_what_was_not_removed(side, stores, redis_servers):
+    primary, server = redis_servers("--repl-diskless-sync-delay", "0"), redis_servers()
+    store, client = stores(server), server.client()
+    works(side, store)
+    before = stores(primary)
+    cached, calls, run = side.function(before)
+    side(before, "set", "kept", "v")
+    run(cached(7))
+    client.replicaof("127.0.0.1", primary.port)
+    assert comes(lambda: client.info("replication")["master_link_status"] == "up")
+    cached, calls, run = side.function(store)
+    reads_and_stores_nothing(side, store, cached, calls, run, "READONLY")
+    client.replicaof("NO", "ONE")
+    assert side(store, "get", "kept") == "v"
+    works(side, store)
+
+
+def test_loading_its_data_for_a_long_time_it_is_used_as_soon_as_it_is_done(side, stores, redis_servers):
+    server = redis_servers("--loading-process-events-interval-bytes", "1024")
+    store = stores(server)
+    side(store, "set", "kept", "v", None)
+    client = server.client()
+    client.mset({f"filler{number}": "x" * 100 for number in range(40_000)})
+    client.save()
+    server.kill()
+    server.options = (*server.options, "--key-load-delay", "500")  # microseconds for each key: 20 s in all
+    thread = threading.Thread(target=server.start)
+    thread.start()
+    client = server.client(socket_timeout=1)
+    assert comes(lambda: refuses(client, "loading"))
+    fails_open_and_loud(side, store)
+    assert refuses(client, "loading")
+    assert comes(lambda: client.config_set("key-load-delay", 0))
+    thread.join(LONG)
+    closes(store._link.breaker)
+    assert side(store, "get", "kept") == "v"
+    works(side, store)
+
+
+# -- many callers at once while the server ends, or hangs --------------------------------------------------------------
+
+
+class Crowd:
+    """Threads and tasks that call a store and a function on it again and again, until they are told to stop."""
+
+    def __init__(self, store):
+        self.store, self.wrong, self.rounds, self.stop = store, [], 0, threading.Event()
+        self.f = cache_aside(store=store, key="f:{number}", ttl=100)(lambda number: [number])
+        self.g = cache_aside(store=store, key="g:{number}", ttl=100)(self._later)
+        self.threads = [threading.Thread(target=self._guarded, args=(self._block,)) for _ in range(4)]
+        self.threads.append(threading.Thread(target=self._guarded, args=(lambda: asyncio.run(self._tasks()),)))
+        for thread in self.threads:
+            thread.start()
+
+    @staticmethod
+    async def _later(number):
+        return [number]
+
+    def _guarded(self, work):
+        try:
+            work()
+        except BaseException as error:
+            self.wrong.append(error)
+
+    def _check(self, *found):
+        for number, value in found:
+            if value not in (None, [number]):
+                self.wrong.append((number, value))
+        self.rounds += 1
+
+    def _block(self):
+        while not self.stop.is_set():
+            for number in range(20):
+                self.store.set(f"k{number}", [number])
+                self._check((number, self.store.get(f"k{number}")), (number, self.f(number)))
+                with contextlib.suppress(StoreError):
+                    self.f.invalidate(number)
+
+    async def _tasks(self):
+        async def task():
+            while not self.stop.is_set():
+                for number in range(20):
+                    await self.store.aset(f"k{number}", [number])
+                    self._check((number, await self.store.aget(f"k{number}")), (number, await self.g(number)))
+                    with contextlib.suppress(StoreError):
+                        await self.g.invalidate(number)
+
+        await asyncio.gather(*(task() for _ in range(8)))
+
+    def go_on(self, count=200):
+        """Wait until they have done some more."""
+        goal = self.rounds + count
+        assert comes(lambda: self.rounds >= goal or self.wrong)
+
+    def end(self):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(LONG)
+            assert not thread.is_alive()
+        assert self.wrong == []
+
+
+def all_works(store):
+    """Everything is as if nothing had been, for those who block and those who await, once each has found out."""
+    for awaited in (False, True):
+        side = Side(awaited)
+        for _ in range(3):
+            closes(store._link.breaker)
+            side(store, "get", "k")
+        works(side, store)
+        side.close()
+
+
+def test_killed_amid_many_calls_and_restarted_again_and_again_nobody_sees_an_error(stores, redis_servers):
+    server = redis_servers()
+    store = stores(server, timeout=LONG)
+    crowd = Crowd(store)
+    try:
+        for _ in range(4):
+            crowd.go_on()
+            server.kill()
+            crowd.go_on()
+            server.start()
+            closes(store._link.breaker)
+            crowd.go_on()
+    finally:
+        crowd.end()
+    all_works(store)
+
+
+def test_hung_amid_many_calls_and_going_on_each_answer_belongs_to_its_question(stores, redis_servers, patient):
+    server = redis_servers()
+    store = stores(server, timeout=0.05, connect_timeout=LONG)
+    crowd = Crowd(store)
+    try:
+        for _ in range(4):
+            crowd.go_on()
+            server.pause()
+            crowd.go_on(30)
+            server.resume()
+            crowd.go_on()
+    finally:
+        server.resume()
+        crowd.end()
+    store._link._timeout = LONG
+    all_works(store)
 
 
 # -- the ways to connect -----------------------------------------------------------------------------------------------

@@ -108,6 +108,43 @@ def test_loops_that_are_just_closed_leave_nothing_behind(store, redis_server):
     assert comes_to(redis_server, 0)
 
 
+@pytest.mark.skipif(
+    sys.platform != "linux" or sys.implementation.name != "cpython", reason="uvloop is installed nowhere else"
+)
+def test_twenty_loops_of_uvloop_leave_nothing_behind_either(store, redis_server):
+    import uvloop
+
+    before = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in range(20):
+            calls = []
+
+            @cache_aside(store=store, key=f"uv{number}:{{x}}", ttl=100)
+            async def load(x: int, calls: list[int] = calls) -> int:
+                calls.append(x)
+                return x
+
+            async def main(load=load):
+                await used(store, f"n{number}-")  # noqa: B023 - it runs at once
+                assert await asyncio.gather(*(load(x) for x in (1, 1, 2))) == [1, 1, 2]
+                assert await load(2) == 2
+
+            loop = uvloop.new_event_loop()
+            loop.run_until_complete(main())
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+            assert sorted(calls) == [1, 2]
+            assert len(store._link._awire._pools) == 1
+            del loop
+            if number == 2:
+                before = descriptors()
+        assert descriptors() <= before
+        store.close()
+        gc.collect()
+    assert comes_to(redis_server, 0)
+
+
 def test_closing_a_store_drops_what_closed_loops_have_left(store, redis_server):
     closed_abruptly(store)
     (pool,) = store._link._awire._pools.values()
