@@ -332,6 +332,9 @@ def test_the_methods_of_instances_have_it_too(make):
         assert shop.total("book") is not shop.total("book")
     assert Shop.loads == 2
     assert Shop.total.stats().errors == {}
+    shop.total.set([ADA], "box")
+    with pytest.raises(SerializationError, match="a tuple would come back as a list"):
+        shop.total.set((ADA,), "box")
 
 
 def test_and_so_have_the_methods_of_classes():
@@ -408,6 +411,29 @@ def test_after_a_deploy_what_another_serializer_wrote_is_a_miss_and_is_replaced(
     assert (new.stats().hits, new.stats().misses, new.stats().errors) == (1, 1, {})
     assert old.peek(1) is MISSING
     assert old(1) == 7, "and rolled back"
+
+
+def test_no_part_of_what_another_one_wrote_is_taken_for_a_payload(redis_server):
+    store = RedisStore(redis_server.url, timeout=10)
+    for number, before in enumerate((None, Late(), "json")):
+        old, _ = cached(store, 123_456_789_012_345_678, serializer=before, namespace=f"app.f{number}")
+        old(1)
+        for after in ("json", Soon(), None):
+            if after != before:
+                new, _ = cached(store, 8, serializer=after, namespace=f"app.f{number}")
+                assert new.peek(1) is MISSING
+    store.close()
+
+
+class Late:
+    """Digits, as `Soon` writes them."""
+
+    dumps = staticmethod(lambda value: str(value))
+    loads = staticmethod(int)
+
+
+class Soon(Late):
+    """Another one, whose name is as long."""
 
 
 @on_shared_stores
