@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from .errors import SerializationError
 from .forks import fork_safe_lock
 
 __all__ = ["FULL", "Counter", "FunctionCounters", "FunctionStats", "StoreStats", "functions", "logger"]
@@ -178,6 +179,8 @@ class FunctionCounters:
 
     def error(self, kind: str, error: BaseException, advice: str) -> None:
         """Count a failure that does not reach the caller; log the first of each kind, without arguments or values."""
+        if isinstance(error, SerializationError):
+            advice = f"{error!s:.500}"  # it shows no value, and says where the trouble is and what to do
         with _lock:
             count = self._errors[kind] = self._errors.get(kind, 0) + 1
         if count == 1:

@@ -227,12 +227,14 @@ def test_a_hit_has_the_type_of_the_miss_and_is_a_copy(world, awaited):
 
 
 @on_every_store
-def test_what_it_would_change_is_returned_and_not_stored(world):
+def test_what_it_would_change_is_returned_and_not_stored_and_the_log_says_once_what_to_do(world, caplog):
     f, loads = cached(world.store(), (1, 2), serializer="json")
     assert f(1) == f(1) == (1, 2)
     assert len(loads) == 2
     assert f.peek(1) is MISSING
     assert sum(f.stats().errors.values()) == 2
+    (line,) = [record.getMessage() for record in caplog.records if "fill" in record.getMessage()]
+    assert "a tuple would come back as a list; annotate what the function returns" in line
     with pytest.raises(SerializationError, match="a tuple would come back as a list"):
         f.set((1, 2), 1)
 
