@@ -15,6 +15,8 @@ from memo import config, places
 from memo.flight import inside
 from memo.testing import ManualClock
 
+pytest.register_assert_rewrite("race")  # in shared/: so that a failure shows both sides
+
 _COMMON = {
     "deadline": None,
     "print_blob": True,
