@@ -1060,6 +1060,18 @@ REDIS_STORE = {
         "redis/test_failures.py::test_scripts_are_flushed_before_each_operation",
         "redis/test_failures.py::test_something_of_another_type_at_a_key_is_a_miss_and_replaced_by_a_fill",
         "redis/test_failures.py::test_who_may_only_read_reads_and_is_told_what_was_not_removed",
+        "redis/test_failures.py::test_who_may_run_no_script_loads_again_and_again_and_invalidates",
+    ],
+    "keys and stamps evicted": [
+        "redis/test_failures.py::test_where_memory_runs_out_all_the_time_nothing_that_was_invalidated_is_served"
+    ],
+    "keys of any characters": ["redis/test_failures.py::test_a_key_of_any_characters_is_that_key_and_no_other"],
+    "passwords that are wrong, no more clients let in": [
+        (
+            "redis/test_failures.py::"
+            "test_whoever_the_server_does_not_know_fails_open_and_loud_without_a_password_in_sight"
+        ),
+        "redis/test_failures.py::test_no_more_clients_are_let_in",
     ],
     "busy, unable to save, demoted, loading for long": [
         "redis/test_failures.py::test_busy_in_a_script_it_answers_nothing_and_goes_on_when_that_is_ended",
@@ -1073,6 +1085,7 @@ REDIS_STORE = {
     ],
     "garbage, values too large, pools exhausted, answers of others": [
         "redis/test_wire.py::test_of_a_peer_that_is_no_server_nothing_is_kept_and_no_connection_is_used_again",
+        "redis/test_failures.py::test_a_peer_that_says_anything_fails_open_and_loud",
         "redis/test_failures.py::test_a_value_too_large_is_not_stored_and_opens_no_breaker",
         "redis/test_wire.py::test_an_exhausted_pool_says_so_and_loses_nothing",
         "redis/test_awire.py::test_an_exhausted_pool_says_so_and_loses_nothing",

@@ -21,7 +21,7 @@ import warnings
 import pytest
 import redis
 
-from memo import RedisStore, StoreError, cache_aside
+from memo import MISSING, RedisStore, StoreError, cache_aside, escape_pattern
 from memo.stores.redis import breaker as breaker_module
 
 LONG = 20.0
@@ -304,6 +304,40 @@ def test_out_of_memory_reads_go_on_and_every_invalidation_works(side, stores, re
     assert not store._link.breaker.open
 
 
+def test_where_memory_runs_out_all_the_time_nothing_that_was_invalidated_is_served(side, stores, redis_servers):
+    """The server takes keys and stamps as it likes: entries, functions' stamps and tags'."""
+    server = redis_servers("--maxmemory-policy", "allkeys-random")
+    store, client, generator = stores(server), server.client(), random.Random(5)
+    version = dict.fromkeys(range(40), 0)
+
+    def load(number: int) -> list[object]:
+        return [version[number], "x" * 20_000]
+
+    async def aload(number: int) -> list[object]:
+        return load(number)
+
+    tags = ("{number}", "all")
+    cached = cache_aside(store=store, key="f:{number}", ttl=100, tags=tags)(aload if side.awaited else load)
+    run = side.loop.run_until_complete if side.awaited else lambda result: result
+    invalidations = [
+        lambda number: run(cached.invalidate(number)),
+        lambda number: side(store, "invalidate_tags", str(number)),
+        lambda number: side(store, "delete", f"f:{number}"),
+        lambda number: side(store, "invalidate_tags", "all"),
+        lambda number: run(cached.invalidate_all()),
+    ]
+    run(cached(0))
+    client.config_set("maxmemory", client.info("memory")["used_memory"] + 300_000)  # that is some fifteen entries
+    for _ in range(3000):
+        number = generator.randrange(40)
+        if generator.random() < 0.2:
+            version[number] += 1
+            generator.choices(invalidations, [10, 10, 10, 1, 1])[0](number)
+        assert run(cached(number))[0] == version[number]
+    assert client.info("stats")["evicted_keys"] > 20
+    assert cached.stats().hits > 20
+
+
 def test_scripts_are_flushed_before_each_operation(side, stores, redis_server):
     store = stores(redis_server)
     cached, calls, run = side.function(store)
@@ -359,6 +393,52 @@ def test_who_may_only_read_reads_and_is_told_what_was_not_removed(side, stores, 
         assert len([each for each in caplog.records if each.name == "memo" and "set failed" in each.message]) == 1
     finally:
         client.acl_deluser("reader")
+
+
+def test_who_may_run_no_script_loads_again_and_again_and_invalidates(side, stores, redis_server):
+    client = redis_server.client()
+    client.acl_setuser("plain", enabled=True, passwords=["+x"], keys=["*"], categories=["+@all", "-@scripting"])
+    store = stores(redis_server.url.replace("//", "//plain:x@"))
+    try:
+        side(store, "set", "k", [1])
+        assert side(store, "get", "k") == [1]
+        cached, calls, run = side.function(store)
+        assert [run(cached(1)), run(cached(1))] == [[1], [1]]
+        assert calls == [1, 1]
+        allowed, _, _ = side.function(stores(redis_server))
+        assert run(allowed(2)) == [2]
+        assert run(cached(2)) == [2]
+        assert calls == [1, 1], "what others have stored is served"
+        assert run(cached.invalidate(2))
+        assert run(allowed.peek(2)) is MISSING
+        run(allowed(2))
+        side(store, "invalidate_tags", "t")
+        assert run(allowed.peek(2)) is MISSING
+        run(allowed(2))
+        run(cached.invalidate_all())
+        assert run(allowed.peek(2)) is MISSING
+        assert side(store, "delete", "k")
+        side(store, "clear")
+        assert client.keys("*") == []
+        assert not store._link.breaker.open
+    finally:
+        client.acl_deluser("plain")
+
+
+KEYS = ["a\r\nb", "\r\n$5\r\nFLUSHALL\r\n", "\x00", " ", "\udc80", "é{x}", "*?[a-z]^\\", "x" * 5000]
+
+
+def test_a_key_of_any_characters_is_that_key_and_no_other(side, stores, redis_server):
+    store, client = stores(redis_server), redis_server.client()
+    for number, key in enumerate(KEYS):
+        side(store, "set", key, number)
+    assert sorted(client.keys("*")) == sorted(b"cache:" + key.encode("utf-8", "surrogatepass") for key in KEYS)
+    assert sorted(side(store, "keys")) == sorted(KEYS)
+    assert side(store, "get_many", KEYS) == {key: number for number, key in enumerate(KEYS)}
+    assert side(store, "delete_pattern", escape_pattern(KEYS[6])) == 1
+    for key in KEYS:
+        assert side(store, "delete", key) is (key != KEYS[6])
+    assert client.keys("*") == []
 
 
 @pytest.mark.parametrize("who", ["", f"default:{SECRET}-wrong@", f"nobody:{SECRET}@"])
