@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, cast
 
+import msgspec
+
 from . import drivers
 from .aside import Plan
 from .clock import seconds
@@ -42,6 +44,7 @@ LINES_APART: Final = 60.0
 """Seconds between two log lines of one kind: an outage must not fill a disk."""
 
 _encode: Final = json.JSONEncoder(allow_nan=False).encode
+_decode: Final = msgspec.json.Decoder().decode  # of what it can read it makes the same as `json`, in half the time
 _POLICY: Final = Policy(DEFAULT, cache_none=False, cache_if=None, name="the classic interface")
 
 
@@ -351,9 +354,12 @@ def found(ledger: Ledger, payload: Any) -> Any:
     value = None
     if payload is not None:
         try:
-            value = json.loads(payload)
-        except Exception as error:  # noqa: BLE001 - whatever it is that stands there, it is no value
-            ledger._failed("decode", error, "what stands at the key is not JSON, and counts as a miss")
+            value = _decode(payload)
+        except Exception:  # noqa: BLE001 - NaN, for one
+            try:
+                value = json.loads(payload)
+            except Exception as error:  # noqa: BLE001 - whatever it is that stands there, it is no value
+                ledger._failed("decode", error, "what stands at the key is not JSON, and counts as a miss")
     if value is None:
         ledger._missed()
     else:

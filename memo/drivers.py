@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from . import aside
-from .aside import BEHIND, CALL, GONE, TIMED_OUT, Fill, Load, Pause, Plan, Read, Take, Wait
+from .aside import BEHIND, CALL, GONE, READ, TIMED_OUT, Fill, Load, Pause, Plan, Read, Take, Wait
 from .background import LONGEST, background
 from .entry import UNREAD
 from .flight import STARTED, Failure, Flight, Outcome, TaskFlight, collecting, inside, phase
@@ -24,7 +24,7 @@ from .stats import FULL
 if TYPE_CHECKING:
     from .entry import Reading
 
-__all__ = ["drain_async", "lookup_async", "refresh_async", "renew", "renew_async", "run"]
+__all__ = ["alook", "drain_async", "look", "lookup_async", "refresh_async", "renew", "renew_async", "run"]
 
 POLL = 0.25
 """Seconds after which a task that waits for another event loop's flight looks whether that loop still runs."""
@@ -159,7 +159,27 @@ def _forget(flight: Flight, waker: Any) -> None:
         pass  # the flight landed meanwhile
 
 
+def look(plan: Plan, space: Any, key: Any, tags: tuple[str, ...]) -> Reading:
+    """Return the algorithm's first read of a call, for `run`; a hit needs no more."""
+    try:
+        reading: Reading = space.look(key, tags)
+        return reading
+    except Exception as error:  # noqa: BLE001 - as in _perform
+        failed: Reading = _failed(plan, READ, error)
+        return failed
+
+
 # -- awaiting ----------------------------------------------------------------------------------------------------------
+
+
+async def alook(plan: Plan, space: Any, key: Any, tags: tuple[str, ...]) -> Reading:
+    """Do what `look` does, awaiting, for `lookup_async`."""
+    try:
+        reading: Reading = await space.alook(key, tags)
+        return reading
+    except Exception as error:  # noqa: BLE001 - as in _perform
+        failed: Reading = _failed(plan, READ, error)
+        return failed
 
 
 async def lookup_async(plan: Plan, mine: TaskFlight, first: Reading | None) -> Any:

@@ -120,6 +120,8 @@ class MemoizedMany(Memoized):
         All must be of one space. `invalidate_all`, which gives an instance a new one, and `configure` may come between
         two of them: then it begins again.
         """
+        if self.keys.template is not None:
+            return self.attached(), self.keys.texts(args, kwargs, self.ids, ids)
         while True:
             space: Space | None = None
             keys = {}

@@ -15,7 +15,7 @@ from typing import Any
 from . import aside, drivers
 from .aside import Plan
 from .clock import seconds
-from .entry import ABSENT, MISSING
+from .entry import ABSENT, MISSING, Reading
 from .errors import OptionError, UnkeyableError
 from .flight import Flight, TaskFlight, inside
 from .keys import CallKeys, describe, is_value_class
@@ -171,26 +171,45 @@ class Memoized(Placed):
         """
         named = kwargs or _NONE
         space: Any = self.space
+        tags: tuple[str, ...] | None = None
         # If generated code was wrong, since the entry came a moment later, the algorithm's second look will find it.
         first: Any = ABSENT
         # Generated code is there a moment before the space is, and runs to its end when another takes its place.
         if key is None or space is None or not space.raw:
             space, key = self.locate(args, named, bound)
-            try:
-                first = space.read(key) if space.local else None
-            except Exception:  # noqa: BLE001 - the algorithm reads again, and counts it if that fails too
-                first = None
+            if space.local:
+                try:
+                    first = space.read(key)
+                except Exception:  # noqa: BLE001 - the algorithm reads again, and counts it if that fails too
+                    first = None
+            elif self.is_async:
+                return self._find(space, key, args, named)
+            else:
+                tags = self.tags_of(args, named) if self._tagged else ()
+                first = drivers.look(self.plan, space, key, tags)
             if first is not None and first.value is not MISSING:
-                # A hit needs no flight.
-                self.counters.hits.tick()
-                if first.due:
-                    self._renew(space, key, args, named, first.late)
+                self._hit(first, space, key, args, named)
                 return _ready(first.value) if self.is_async else first.value
         if self.is_async:
             return drivers.lookup_async(self.plan, self._flight(space, key, args, named), first)
-        tags = self.tags_of(args, named) if self._tagged else ()
+        if tags is None:
+            tags = self.tags_of(args, named) if self._tagged else ()
         # The flight has no name here: this frame, in the traceback of an error, must not hold the error.
         return drivers.run(self.plan, Flight(space, key, args, named, tags, inside.get()), first)
+
+    async def _find(self, space: Space, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Do the rest of `miss` for a store that is awaited."""
+        first = await drivers.alook(self.plan, space, key, self.tags_of(args, kwargs) if self._tagged else ())
+        if first.value is MISSING:
+            return await drivers.lookup_async(self.plan, self._flight(space, key, args, kwargs), first)
+        self._hit(first, space, key, args, kwargs)
+        return first.value
+
+    def _hit(self, first: Reading, space: Space, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Count a hit, which needs no flight."""
+        self.counters.hits.tick()
+        if first.due:
+            self._renew(space, key, args, kwargs, first.late)
 
     def _renew(self, space: Space, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], late: bool) -> None:
         """Have a call's result refreshed behind its caller's back; that must not fail the call, which was served."""

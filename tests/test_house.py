@@ -41,6 +41,7 @@ LONGEST = 500
 THIRD_PARTY = {
     "wrapt": {"decorator.py"},
     "redis": {"managers.py", "wire.py", "awire.py"},
+    "hiredis": {"answers.py"},
     "click": {"cli.py"},
     "rich": {"cli.py"},
     "prometheus_client": {"prometheus.py"},

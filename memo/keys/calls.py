@@ -264,6 +264,30 @@ class CallKeys:
                     pieces.append(f"{written}={self._encoded(name, kwargs[name])}")
         return called(self.label, pieces)
 
+    def texts(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, name: str, values: Iterable[Any]
+    ) -> dict[Any, str]:
+        """Return, by value, the texts that a template makes of a bound call with each in the place of an argument.
+
+        Args:
+            args: canonical positional arguments.
+            kwargs: canonical keyword arguments or None.
+            name: of the parameter.
+            values: of that parameter.
+
+        Raises:
+            UnkeyableError: an argument cannot be told apart safely from others.
+        """
+        assert self.template is not None
+        bound, render, made = self.values(args, kwargs), self.template.render, {}
+        try:
+            for each in values:
+                bound[name] = each
+                made[each] = f"{self._prefix}{render(bound)}{self._suffix}"
+        except UnkeyableError as error:
+            raise UnkeyableError(f"{self.name}: {error}") from None
+        return made
+
     def values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return the bound values by parameter, as templates see them."""
         binding = self.binding

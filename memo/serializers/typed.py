@@ -37,6 +37,15 @@ class _TypedSerializer(Serializer):
         bound._function, bound._typed = (function, many), None
         return bound
 
+    def loads(self, data: Any, context: str = "") -> Any:
+        """Do what `Serializer.loads` does, in fewer steps where nothing is wrong."""
+        if self._typed is not None and type(data) is bytes and len(data) <= self.max_size:
+            try:
+                return self._typed(data)
+            except Exception:  # noqa: BLE001, S110 - the longer way says what it is
+                pass
+        return super().loads(data, context)
+
     def _encode(self, value: Any) -> bytes:
         return self._write(value)
 

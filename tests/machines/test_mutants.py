@@ -145,7 +145,7 @@ MUTANTS: dict[str, tuple[Watch, Patch]] = {
     "an eviction is not counted": (LRU, source_of(Shelf, "evict", "self.evictions += 1", "pass")),
     "a slow hit is not counted": (
         STORE,
-        source_of(Memoized, "miss", "self.counters.hits.tick()", "pass"),
+        source_of(Memoized, "_hit", "self.counters.hits.tick()", "pass"),
     ),
     "stale is served past its window": (
         WINDOWS,
@@ -177,7 +177,7 @@ MUTANTS: dict[str, tuple[Watch, Patch]] = {
         WINDOWS,
         source_of(Table, "fill", "life.early, life.stale, life.kept", "life.early, life.stale, life.kept + 3"),
     ),
-    "no refresh begins": (WINDOWS, source_of(Memoized, "miss", "if first.due:", "if False:")),
+    "no refresh begins": (WINDOWS, source_of(Memoized, "_hit", "if first.due:", "if False:")),
     "a store's own hit is not counted": (STORE, source_of(MemoryStore, "get", "self._hits.tick()", "pass")),
 }
 

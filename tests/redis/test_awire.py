@@ -266,6 +266,7 @@ async def test_an_answer_that_cannot_be_one_ends_the_connection(redis_server, wi
     async def answer(**_):
         return 7
 
+    pool._idle[0].answers = None  # as without hiredis
     monkeypatch.setattr(pool._idle[0], "read_response", answer)
     with pytest.raises(WrongAnswer):
         await wire.call([("GET", b"k")], soon())

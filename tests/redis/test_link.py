@@ -32,7 +32,7 @@ from memo.stores.redis.breaker import FIRST, LONGEST, TOLERATED, Breaker
 from memo.stores.redis.commands import Refusal, WrongAnswer, check
 from memo.stores.redis.link import Link
 from memo.stores.redis.protocol import FILL
-from memo.stores.redis.wire import Wire, connection_options, hangs_up, refusal, refused
+from memo.stores.redis.wire import Wire, connection_options, hung_up, refusal, refused
 
 SECRET = "s3cret-canary"
 
@@ -287,15 +287,17 @@ def test_of_a_refusal_only_its_first_word_is_kept(error, kind):
 
 
 def test_what_is_no_answer_in_a_clients_answers_is_raised():
-    assert refused(b"v") == b"v"
-    assert refused(ResponseError("OOM command not allowed")).kind == "OOM"
+    assert refused([b"v", None, 7]) == [b"v", None, 7]
+    assert [each.kind for each in refused([ResponseError("OOM command not allowed")] * 2)] == ["OOM", "OOM"]
     with pytest.raises(BusyLoadingError):
-        refused(BusyLoadingError("Redis is loading the dataset in memory"))
+        refused([b"v", BusyLoadingError("Redis is loading the dataset in memory")])
 
 
 def test_only_a_protocol_error_ends_a_connection():
-    assert hangs_up(ResponseError("Protocol error: invalid bulk length"))
-    assert not hangs_up(ResponseError("WRONGTYPE Protocol error"))
+    assert hung_up([b"v", ResponseError("Protocol error: invalid bulk length")])
+    assert not hung_up([ResponseError("WRONGTYPE Protocol error")])
+    assert not hung_up([b"Protocol error"])
+    assert not hung_up([])
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from redis.exceptions import ResponseError
 
 from ...errors import StoreError
 from ...forks import fork_safe_lock
+from .answers import SIZE, Answers, answers_of, pack
 from .commands import Command, NoConnection, Reply, check
-from .wire import AT_ONCE, BUSY, check_client, connection_options, hangs_up, refusal, refused
+from .wire import AT_ONCE, BUSY, check_client, connection_options, hung_up, refused
 
 __all__ = ["AsyncClientWire", "AsyncWire"]
 
@@ -44,6 +45,9 @@ class LoopPool:
         self._idle: list[Any] = []  # the one used last at the end
         self._waiters: OrderedDict[asyncio.Future[Any], None] = OrderedDict()
         self._connecting: set[asyncio.Task[None]] = set()
+        self._asked: dict[Any, float] = {}  # connections on which somebody waits for answers, and until when
+        self._timer: asyncio.TimerHandle | None = None  # one for all of these, since few are late
+        self._first = 0.0  # when it comes: not later than the earliest of them
         self._end: AsyncGenerator[None, None] | None = None
 
     async def prime(self) -> None:
@@ -60,44 +64,63 @@ class LoopPool:
 
     async def call(self, commands: Sequence[Command], deadline: float) -> list[Reply]:
         """Send commands in one go and return the answers."""
-        connection = await self._take(deadline)
-        late: list[bool] = []
-
-        def give_up() -> None:
-            late.append(True)
-            _abort(connection)
-
-        timer = self.loop.call_later(deadline - time.monotonic(), give_up)
+        connection = self._ready() or await self._take(deadline)
         try:
-            connection._writer.writelines(connection.pack_commands(commands))
+            self._asked[connection] = deadline
+            if self._timer is None or deadline < self._first:
+                self._watch(deadline)
+            connection._writer.write(pack(commands))
             # Nobody waits until all is sent: a server that hangs up meanwhile may have said why.
-            replies: list[Reply] = []
-            for _ in commands:
-                try:
-                    replies.append(await connection.read_response(disconnect_on_error=False))
-                except ResponseError as error:  # noqa: PERF203 - each is an answer of its own
-                    replies.append(refusal(error))
-                    if hangs_up(error):
-                        self._drop(connection, alone=True)
-                        return replies + replies[-1:] * (len(commands) - len(replies))
-            check(commands, replies)
+            replies = await _heard(connection, len(commands))
+            if hung_up(replies):
+                self._drop(connection, alone=True)
+                return refused(replies + replies[-1:] * (len(commands) - len(replies)))
+            check(commands, refused(replies))
         except BaseException as error:
             # Answers that are still on their way must not be taken for those of the next operation.
+            late = connection not in self._asked
             self._drop(connection, alone=not isinstance(error, Exception))
             if late and isinstance(error, Exception):
                 raise TimeoutError("the server has not answered in time") from None
             raise
         finally:
-            timer.cancel()
-        self._offer(connection)
+            self._asked.pop(connection, None)
+        if connection._writer is None:  # its time was over when the last answer had just come
+            self._drop(connection, alone=True)
+        else:
+            self._offer(connection)
         return replies
 
-    async def _take(self, deadline: float) -> Any:
+    def _watch(self, deadline: float) -> None:
+        """Look at that time whether somebody has waited for too long."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._first = deadline
+        self._timer = self.loop.call_later(deadline - time.monotonic(), self._give_up)
+
+    def _give_up(self) -> None:
+        """End the connections whose time is over, and so the waiting for them."""
+        self._timer = None
+        now = time.monotonic()
+        for connection in [each for each, deadline in self._asked.items() if deadline <= now]:
+            del self._asked[connection]
+            _abort(connection)
+        if self._asked:
+            self._watch(min(self._asked.values()))
+
+    def _ready(self) -> Any:
+        """Return a connection that nobody uses, None if there is none."""
         while self._idle:
             connection = self._idle.pop()
             if not _ended(connection):
                 return connection
             self._discard(connection)
+        return None
+
+    async def _take(self, deadline: float) -> Any:
+        ready = self._ready()
+        if ready is not None:
+            return ready
         waiter: asyncio.Future[Any] = self.loop.create_future()
         self._waiters[waiter] = None
         timer = self.loop.call_later(deadline - time.monotonic(), self._late, waiter)
@@ -129,6 +152,7 @@ class LoopPool:
 
     async def _connect(self, connection: Any) -> None:
         await asyncio.wait_for(connection.connect(), self._wire.connect_timeout)
+        connection.answers = answers_of(connection)
 
     def _connected(self, connection: Any, task: asyncio.Task[None]) -> None:
         self._connecting.discard(task)
@@ -190,6 +214,8 @@ class LoopPool:
             task.cancel()
         for connection in list(self._all):
             self._discard(connection)
+        if self._timer is not None:
+            self._timer.cancel()
         self._refuse("the event loop ends")
 
     def abandon(self) -> None:
@@ -199,6 +225,26 @@ class LoopPool:
             _cut(connection)
         self._all.clear()
         self._idle.clear()
+
+
+async def _heard(connection: Any, count: int) -> list[Reply]:
+    """Return the answers to some commands, errors among them; fewer than there are commands if the server hangs up."""
+    answers: Answers | None = connection.answers
+    replies: list[Reply] = []
+    if answers is None:
+        while len(replies) < count and not hung_up(replies):
+            try:
+                replies.append(await connection.read_response(disconnect_on_error=False))
+            except ResponseError as error:  # noqa: PERF203 - each is an answer of its own
+                replies.append(error)
+    else:
+        stream = connection._reader
+        while not answers.take(replies, count) and not hung_up(replies):
+            data = await stream.read(SIZE)
+            if not data:
+                raise ConnectionError("the server has closed the connection")
+            answers.feed(data)
+    return replies
 
 
 def _abort(connection: Any) -> None:
@@ -322,7 +368,7 @@ class AsyncClientWire:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        replies = [refused(reply) for reply in await pipeline.execute(raise_on_error=False)]
+        replies = refused(await pipeline.execute(raise_on_error=False))
         check(commands, replies)
         return replies
 

@@ -60,6 +60,7 @@ _ANSWERS: Final[dict[str, tuple[type, ...]]] = {
     "EVAL": (int, bytes),
 }
 _ANY: Final = (object,)
+_TEXTS: Final = {bytes, _NONE}
 
 
 def check(commands: Sequence[Command], replies: Sequence[Reply]) -> None:
@@ -77,7 +78,7 @@ def check(commands: Sequence[Command], replies: Sequence[Reply]) -> None:
             continue
         fits = isinstance(reply, _ANSWERS.get(name, _ANY))
         if fits and name == "MGET":
-            fits = len(reply) == len(command) - 1 and all(isinstance(each, (bytes, _NONE)) for each in reply)
+            fits = len(reply) == len(command) - 1 and set(map(type, reply)) <= _TEXTS
         elif fits and name == "SCAN":
             fits = _page(reply)
         if not fits:

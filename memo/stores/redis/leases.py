@@ -14,7 +14,7 @@ from ...entry import DEFAULT, Life
 from ...errors import OptionError
 from . import protocol
 from .commands import Command, Refusal, Reply
-from .protocol import Entry, Held, Windows
+from .protocol import Entry, Held, Plain, Windows
 
 __all__ = ["EntrySteps", "RedisLease", "Seen", "Standing", "Steps", "check", "time_left"]
 
@@ -135,7 +135,7 @@ class EntrySteps:
 
     def look(
         self, key: str, owner: str, tags: tuple[str, ...], named: bytes, take: float | None, timed: bool
-    ) -> Steps[Seen]:
+    ) -> Steps[Seen | Plain]:
         """Return the standing entry at a key, or, if there is none, a lease.
 
         Args:
@@ -160,6 +160,11 @@ class EntrySteps:
             replies = yield commands
             left, found = replies[0] if timed else None, replies[timed]
             stamps = replies[timed + 1 : timed + 1 + count]
+            # With a placeholder put after it was read, it was gone by then.
+            if not timed and (take is None or replies[-1] is None):
+                hit = protocol.plain(found, full, protocol.ending(stamps, named))
+                if hit is not None:
+                    return hit
             for each in stamps:
                 if isinstance(each, Refusal):
                     raise each
@@ -207,20 +212,29 @@ class EntrySteps:
 
     def look_many(
         self, calls: Sequence[tuple[str, tuple[str, ...]]], owner: str, named: Sequence[bytes], timed: bool
-    ) -> Steps[list[Seen]]:
+    ) -> Steps[list[Seen | Plain]]:
         """Return what `look` does, which takes nothing, for several keys and their tags."""
         fulls = [self.full(key) for key, _ in calls]
-        bearing = [self.stamp_keys(owner, tags) for _, tags in calls]
+        kinds = {tags: self.stamp_keys(owner, tags) for tags in {tags for _, tags in calls}}
+        bearing = [kinds[tags] for _, tags in calls]
         while True:
-            stamp_keys = list(dict.fromkeys(each for keys in bearing for each in keys))
+            stamp_keys = list(dict.fromkeys(each for keys in kinds.values() for each in keys))
             commands: list[Command] = [("PTTL", full) for full in fulls] if timed else []
             commands += [("MGET", *fulls), ("MGET", *stamp_keys)]
             replies = yield commands
             founds, stood = replies[-2:]
             check((founds, stood))
             stamp_of = dict(zip(stamp_keys, stood, strict=True))
-            seen = []
+            ends: dict[bytes, bytes | None] = {}  # by names, which tell what stamps there are
+            for keys, each in zip(bearing, named, strict=True):
+                if each not in ends and not timed:
+                    ends[each] = protocol.ending([stamp_of[key] for key in keys], each)
+            seen: list[Seen | Plain] = []
             for index, (full, found) in enumerate(zip(fulls, founds, strict=True)):
+                hit = protocol.plain(found, full, ends.get(named[index]))
+                if hit is not None:
+                    seen.append(hit)
+                    continue
                 stamps = [stamp_of[each] for each in bearing[index]]
                 entry = None if found is None else protocol.parse(found)
                 if isinstance(entry, Entry) and _stands(entry, full, named[index], stamps):

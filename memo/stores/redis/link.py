@@ -154,8 +154,5 @@ def _wires(server: Any, connect_timeout: float) -> tuple[Any, Any]:
 
 def _unknown(commands: Sequence[Command], replies: Sequence[Reply]) -> dict[int, Command]:
     """Return the scripts that the server does not know, in full, by their place."""
-    return {
-        index: _SCRIPTS[command[1]].in_full(command)
-        for index, (command, reply) in enumerate(zip(commands, replies, strict=True))
-        if isinstance(reply, Refusal) and reply.kind == "NOSCRIPT" and command[0] == "EVALSHA"
-    }
+    refused = [index for index, reply in enumerate(replies) if type(reply) is Refusal and reply.kind == "NOSCRIPT"]
+    return {index: _SCRIPTS[commands[index][1]].in_full(commands[index]) for index in refused}

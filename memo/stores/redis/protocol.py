@@ -18,12 +18,15 @@ that one process refreshes for a whole fleet begins with `#memo1+`, and its id i
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from .commands import Script
+from ...forks import in_child
+from .commands import Reply, Script
 
 __all__ = [
     "CLAIM",
@@ -36,9 +39,11 @@ __all__ = [
     "RENEW",
     "Entry",
     "Held",
+    "Plain",
     "Windows",
     "bears",
     "digest",
+    "ending",
     "foreign",
     "header",
     "is_of",
@@ -46,6 +51,7 @@ __all__ = [
     "new_id",
     "parse",
     "placeholder",
+    "plain",
 ]
 
 VALUE: Final = b"#memo1 "
@@ -75,6 +81,18 @@ class Held(NamedTuple):
     id: bytes
 
 
+class Plain(NamedTuple):
+    """An entry without windows, all of whose header is what a call expects."""
+
+    data: bytes  # as it is written
+    at: int  # where its payload begins
+
+    @property
+    def lease(self) -> tuple[bytes, bytes]:
+        """Its id and its stamps."""
+        return self.data[7:19], self.data[33:].partition(b" ")[0]
+
+
 class Entry(NamedTuple):
     """What a decorated function has stored; without its payload, if only the beginning was read."""
 
@@ -87,14 +105,26 @@ class Entry(NamedTuple):
     claimed: bool = False  # one process of a fleet is refreshing it
 
 
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
+
+_ids: list[bytes] = []  # made and not given out yet: the system is asked for many at a time
+in_child(_ids.clear)  # the parent gives out the same
+
+
 def new_id() -> bytes:
     """Return twelve bytes that nobody else has."""
-    return base64.urlsafe_b64encode(os.urandom(9))
+    while True:
+        try:
+            return _ids.pop()  # one step for other threads
+        except IndexError:  # noqa: PERF203 - of each 64th alone
+            made = base64.urlsafe_b64encode(os.urandom(9 * 64))
+            _ids.extend([made[at : at + 12] for at in range(0, len(made), 12)])
 
 
 def digest(key: bytes) -> bytes:
     """Return twelve bytes that tell a key from all others."""
-    return base64.urlsafe_b64encode(hashlib.blake2b(key, digest_size=9).digest())
+    made = hashlib.blake2b(key, digest_size=9, usedforsecurity=False).digest()
+    return binascii.b2a_base64(made, newline=False).translate(_URL_SAFE)
 
 
 def names(owner: str, tags: tuple[str, ...]) -> bytes:
@@ -156,6 +186,33 @@ def is_of(data: bytes, key: bytes) -> bool:
     return data[20:32] == digest(key)
 
 
+def ending(stamps: Sequence[Reply], named: bytes) -> bytes | None:
+    """Return how the header of an entry without windows ends that a call asks for; None: there can be none."""
+    try:
+        return b" %b - %b\n" % (b",".join(stamps), named)
+    except TypeError:  # a stamp is gone, or was refused
+        return None
+
+
+def plain(data: Reply, full: bytes, end: bytes | None) -> Plain | None:
+    """Return what stands at a key if that is nearly every hit: an entry without windows that a call asks for.
+
+    Args:
+        data: what was read.
+        full: the key.
+        end: of the header, as `ending` has it.
+
+    >>> data = header(b"ABCDEFGHIJKL", digest(b"k"), b"s1,s2", None, names("app.f", ("t",))) + b"[1]"
+    >>> found = plain(data, b"k", ending([b"s1", b"s2"], names("app.f", ("t",))))
+    >>> found.data[found.at :], found.lease
+    (b'[1]', (b'ABCDEFGHIJKL', b's1,s2'))
+    >>> plain(data, b"k", ending([b"s1", None], names("app.f", ("t",))))
+    """
+    if end is not None and type(data) is bytes and data.startswith(VALUE) and data.startswith(digest(full) + end, 20):
+        return Plain(data, 32 + len(end))
+    return None
+
+
 def foreign(data: bytes) -> bytes:
     """Return what stands for the id where a plain value stands, which has none: its digest."""
     return b"=" + hashlib.sha1(data, usedforsecurity=False).hexdigest().encode()
@@ -177,9 +234,11 @@ elseif kind == 'none' or id ~= '!' then
 end
 """
 
+# Nearly always a placeholder stands there; it is no error here that something else does.
 FILL: Final = Script(
-    _STANDS
-    + """
+    "if redis.pcall('GETRANGE', KEYS[1], 0, 18) ~= '#memo1-' .. ARGV[1] then"
+    + _STANDS
+    + """end
 if ARGV[3] == '0' then redis.call('SET', KEYS[1], ARGV[2])
 else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
 return 1

@@ -10,6 +10,7 @@ from ...errors import SerializationError
 from ..base import Space
 from . import protocol
 from .leases import RedisLease, Seen, Standing, Steps, check
+from .protocol import Plain
 from .steps import StoreSteps, together
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class RedisSpace(Space):
         longest = self._longest if take else None
         beside = self._lent  # before anything is sent
         seen = yield from self._steps.look(key, self.owner, tags, self._named(tags), longest, self._timed)
+        if isinstance(seen, Plain):
+            return self._plainly(key, seen)
         if seen.strange and counts:
             self._store._strange(self.owner)
         if seen.lease is not None:
@@ -74,11 +77,25 @@ class RedisSpace(Space):
 
     def _look_many(self, calls: Sequence[tuple[str, tuple[str, ...]]]) -> Steps[list[Any]]:
         """Return the readings of several calls' keys, which take nothing."""
-        named = [self._named(tags) for _, tags in calls]
+        kinds = {tags: self._named(tags) for tags in {tags for _, tags in calls}}
+        named = [kinds[tags] for _, tags in calls]
         seen = yield from self._steps.look_many(calls, self.owner, named, self._timed)
-        for _ in filter(lambda each: each.strange, seen):
-            self._store._strange(self.owner)
-        return [self._reading(key, each) for (key, _), each in zip(calls, seen, strict=True)]
+        readings = []
+        for (key, _), each in zip(calls, seen, strict=True):
+            if isinstance(each, Plain):
+                readings.append(self._plainly(key, each))
+                continue
+            if each.strange:
+                self._store._strange(self.owner)
+            readings.append(self._reading(key, each))
+        return readings
+
+    def _plainly(self, key: str, seen: Plain) -> Reading:
+        try:
+            return Reading(self._codec.loads(seen.data[seen.at :], key))
+        except SerializationError:  # what cannot be read is not there, and the next load replaces it
+            self._store._failed("decoding", None)
+            return Reading(MISSING, RedisLease(*seen.lease))
 
     def _reading(self, key: str, seen: Seen) -> Reading:
         if seen.standing is None:

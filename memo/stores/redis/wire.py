@@ -24,6 +24,7 @@ from redis.exceptions import ResponseError
 from ...errors import OptionError, StoreError
 from ...forks import fork_safe_lock
 from ...stats import logger
+from .answers import SIZE, Answers, answers_of, pack
 from .commands import Command, NoConnection, Refusal, Reply, check
 
 __all__ = [
@@ -33,8 +34,7 @@ __all__ = [
     "Wire",
     "check_client",
     "connection_options",
-    "hangs_up",
-    "refusal",
+    "hung_up",
     "refused",
 ]
 
@@ -78,7 +78,11 @@ class TimedSocket:
 
     def sendall(self, data: Any) -> None:
         """Send everything; not by the `sendall` below, which over TLS would have the time anew for each piece."""
-        rest = memoryview(data)
+        self._arm()
+        sent = self._inner.send(data)
+        if sent == len(data):
+            return
+        rest = memoryview(data)[sent:]
         while rest:
             self._arm()
             rest = rest[self._inner.send(rest) :]
@@ -140,6 +144,9 @@ class Wire:
         class Connection(inner):  # type: ignore[misc, valid-type]  # which class that is, the URL says
             """As the URL says, over a socket of ours."""
 
+            answers: Answers | None = None
+            era: object = None
+
             def _connect(self) -> Any:
                 deadline = time.monotonic() + connect_timeout
                 return TimedSocket(super()._connect(), deadline)
@@ -150,6 +157,7 @@ class Wire:
         self._lock = fork_safe_lock()
         self._free = threading.Condition(self._lock)  # waited on by those who need a connection
         self._all: weakref.WeakSet[Any] = weakref.WeakSet()  # idle or in use; those that somebody lost count no more
+        self._era = object()  # another one when it was closed: connections of before are not given back
         self._idle: list[tuple[Any, float]] = []  # with when it was used last, the latest at the end
         self._waiting = 0  # callers that need one
         self._connecting: set[object] = set()  # of each thread that is connecting
@@ -171,16 +179,12 @@ class Wire:
         try:
             sock = connection._sock
             sock.deadline = deadline
-            unsent = _send(sock, connection.pack_commands(commands))
-            replies: list[Reply] = []
-            for _ in commands:
-                try:
-                    replies.append(connection.read_response())
-                except ResponseError as error:  # noqa: PERF203 - each is an answer of its own
-                    replies.append(refusal(error))
-                    if hangs_up(error):
-                        self._drop(connection, alone=True)
-                        return replies + replies[-1:] * (len(commands) - len(replies))
+            unsent = _send(sock, pack(commands))
+            replies = _heard(connection, len(commands))
+            if hung_up(replies):
+                self._drop(connection, alone=True)
+                return refused(replies + replies[-1:] * (len(commands) - len(replies)))
+            refused(replies)
             if unsent is not None:
                 raise unsent
             check(commands, replies)
@@ -249,6 +253,7 @@ class Wire:
                 connection = self._connection(**self._options)
                 connection.connect()
                 connection._sock.deadline = None
+                connection.answers, connection.buffer = answers_of(connection), bytearray(SIZE)
             except BaseException as error:  # noqa: BLE001 - whoever waits says so
                 with self._lock:
                     if token in self._connecting:
@@ -260,6 +265,7 @@ class Wire:
                 if token not in self._connecting:
                     break
                 self._connecting.discard(token)
+                connection.era = self._era
                 self._all.add(connection)
                 self._idle.append((connection, time.monotonic()))
                 self._free.notify()
@@ -272,7 +278,7 @@ class Wire:
     def _give_back(self, connection: Any) -> None:
         connection._sock.deadline = None
         with self._lock:
-            if connection in self._all:
+            if connection.era is self._era:
                 self._idle.append((connection, time.monotonic()))
                 self._free.notify()
                 return
@@ -299,6 +305,7 @@ class Wire:
         with self._lock:
             rest, self._idle = self._idle, []
             self._all = weakref.WeakSet()
+            self._era = object()
             self._connecting.clear()
             self._free.notify_all()
         for each, _ in rest:
@@ -317,16 +324,35 @@ class Wire:
             _close(each)
 
 
-def _send(sock: Any, pieces: Sequence[bytes]) -> OSError | None:
-    """Send pieces; where the peer takes no more, return that: it may have said why before it hung up."""
+def _send(sock: Any, data: bytes) -> OSError | None:
+    """Send all; where the peer takes no more, return that: it may have said why before it hung up."""
     try:
-        for piece in pieces:
-            sock.sendall(piece)
+        sock.sendall(data)
     except TimeoutError:
         raise
     except OSError as error:
         return error
     return None
+
+
+def _heard(connection: Any, count: int) -> list[Reply]:
+    """Return the answers to some commands, errors among them; fewer than there are commands if the server hangs up."""
+    answers: Answers | None = connection.answers
+    replies: list[Reply] = []
+    if answers is None:
+        while len(replies) < count and not hung_up(replies):
+            try:
+                replies.append(connection.read_response())
+            except ResponseError as error:  # noqa: PERF203 - each is an answer of its own
+                replies.append(error)
+    else:
+        sock, buffer = connection._sock, connection.buffer
+        while not answers.take(replies, count) and not hung_up(replies):
+            size = sock.recv_into(buffer)
+            if not size:
+                raise ConnectionError("the server has closed the connection")
+            answers.feed(buffer, 0, size)
+    return replies
 
 
 def _readable(connection: Any) -> bool:
@@ -371,18 +397,24 @@ def refusal(error: ResponseError) -> Refusal:
     return Refusal(word if word.isalpha() and word.isupper() else "ERR")
 
 
-def hangs_up(error: ResponseError) -> bool:
-    """Return whether the server closes the connection after this answer: what was sent was too large for it."""
-    return str(error).startswith("Protocol error")
+def hung_up(replies: Sequence[Reply]) -> bool:
+    """Return whether the server closes the connection after these answers: what was sent was too large for it."""
+    last = replies[-1] if replies else None
+    return isinstance(last, ResponseError) and str(last).startswith("Protocol error")
 
 
-def refused(reply: Reply) -> Reply:
-    """Return a reply as this module gives it."""
-    if isinstance(reply, ResponseError):
-        return refusal(reply)
-    if isinstance(reply, Exception):
-        raise reply
-    return reply
+def refused(replies: list[Reply]) -> list[Reply]:
+    """Return the same answers, with a Refusal in the place of each error that is one.
+
+    Raises:
+        Exception: one is none: the server is not ready, for one.
+    """
+    for index, reply in enumerate(replies):
+        if isinstance(reply, ResponseError):
+            replies[index] = refusal(reply)
+        elif isinstance(reply, Exception):
+            raise reply
+    return replies
 
 
 class ClientWire:
@@ -402,7 +434,7 @@ class ClientWire:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        replies = [refused(reply) for reply in pipeline.execute(raise_on_error=False)]
+        replies = refused(pipeline.execute(raise_on_error=False))
         check(commands, replies)
         return replies
 
