@@ -7,6 +7,7 @@ oldest client, in an environment that is made for that, and with the oldest serv
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -155,7 +156,7 @@ if NIGHTLY:
 
     def the_tests_of_this_folder_pass(python: str, **environment: str) -> None:
         """Run them all but these, as the quick profile does, and show what they say if one fails."""
-        chosen = ["tests/redis", "--ignore", "tests/redis/test_versions.py", "-q", "-n", "2"]
+        chosen = ["tests/redis", "tests/serializers", "--ignore", "tests/redis/test_versions.py", "-q", "-n", "2"]
         chosen += ["--ignore", "tests/redis/test_examples.py"]  # of applications, which need frameworks
         plain = {name: value for name, value in os.environ.items() if name not in {"MEMO_PROFILE", "PYTEST_ADDOPTS"}}
         done = subprocess.run(
@@ -173,8 +174,13 @@ if NIGHTLY:
     def test_all_of_it_with_the_oldest_client_and_without_hiredis(tmp_path):
         venv.create(tmp_path / "env", with_pip=True)
         python = str(tmp_path / "env" / "bin" / "python")
-        needed = ["attrs>=23", "freezegun>=1.5", "hypothesis>=6.100", "msgspec", "pydantic>=2.5", "pytest>=8"]
-        needed += ["pytest-asyncio>=0.24", "pytest-xdist>=3.5", f"redis=={OLDEST}", "wrapt"]
+        needed = ["attrs>=23", "freezegun>=1.5", "hypothesis>=6.100", "pydantic>=2.5", "pytest>=8"]
+        needed += ["pytest-asyncio>=0.24", "pytest-xdist>=3.5", f"redis=={OLDEST}", "uvloop>=0.19"]
+        # The oldest of these, too, where they know a Python as new as this one.
+        asked = re.search(r"^dependencies = (\[.*\])$", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+        assert asked is not None
+        floors = ast.literal_eval(asked[1])
+        needed += [each.replace(">=", "==") for each in floors] if sys.version_info < (3, 13) else floors
         done = subprocess.run(
             [python, "-m", "pip", "install", "--quiet", *needed],
             stdout=subprocess.PIPE,
@@ -183,8 +189,8 @@ if NIGHTLY:
             timeout=1_200,
         )
         assert done.returncode == 0, done.stdout
-        asked = "import importlib.util, redis; print(redis.__version__, importlib.util.find_spec('hiredis'))"
-        said = subprocess.run([python, "-c", asked], capture_output=True, text=True, timeout=60)
+        script = "import importlib.util, redis; print(redis.__version__, importlib.util.find_spec('hiredis'))"
+        said = subprocess.run([python, "-c", script], capture_output=True, text=True, timeout=60)
         assert said.stdout == f"{OLDEST} None\n"
         the_tests_of_this_folder_pass(python)
 
