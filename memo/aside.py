@@ -132,7 +132,7 @@ class Load:
 
     def __init__(self, joinable: bool, lease: Any = None) -> None:
         self.joinable = joinable  # the caller's flight is registered, and others may be waiting for it
-        self.lease = lease  # that the caller's read has made; None: it has made none
+        self.lease = lease  # as for `load`
 
 
 @final
@@ -241,7 +241,7 @@ def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Ge
             # A leader that was interrupted or cancelled leaves no outcome for others: they elect a new one.
             if answer is not GONE and not answer.private:
                 return (yield from _rescued(plan, answer))
-        elif flight is doubted and mine.replace(flight):
+        elif (flight is doubted or reading is UNREAD) and mine.replace(flight):
             break
         else:
             # The read may be older than the flight's lease: only one made after the flight was seen can tell.
@@ -252,7 +252,9 @@ def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Ge
     # Where the read itself has made the lease there was nothing, and if nobody has borrowed it nobody has landed with
     # it. And who has waited as long as he may does not begin to wait for other processes.
     lease = None
-    if plan.fleet:
+    if reading is UNREAD:
+        lease = reading.lease  # a store that has just failed is not asked again: one call waits for it once
+    elif plan.fleet:
         lease = reading.lease if reading.taken or over else None
     elif reading.taken:
         if mine.space.alone(reading.lease):
@@ -315,7 +317,7 @@ def load(
         flight: the call; the lease that its load has begun with is written on it.
         renew: load even if there is a value, and let no load that began earlier fill the key.
         perform: how the driver performs a Take or a Fill, if it need not suspend for that; None: they are yielded.
-        lease: one that the caller's read has made; None: it is taken here.
+        lease: one that the caller's read has made, or UNREAD's if that failed; None: it is taken here.
     """
     if lease is None:
         take = RENEW if renew else TAKE
@@ -326,8 +328,8 @@ def load(
             return Found(reading.value)
         lease = reading if type(reading) is Lease else reading.lease
     # The lease before `begun`: a caller that reads them the other way round never sees a load without its lease.
-    if flight.lease == lease:
-        lease = flight.lease
+    if flight.lease is not None and flight.lease == lease:
+        lease = flight.lease  # the caller's own, as the lookup has noted
     flight.lease = lease
     flight.begun = True
     if lease is UNREAD.lease:

@@ -115,7 +115,10 @@ class Bulk:
 
 @final
 class Several:
-    """A `Call`, a `Load` or a `Wait` of several flights; the answer is a list of Outcomes, or of a Wait's answers."""
+    """A `Call`, a `Load` or a `Wait` of several flights; the answer is a list of Outcomes, or of a Wait's answers.
+
+    A Load without commands is that of a refresh.
+    """
 
     __slots__ = ("commands", "flights", "kind")
 

@@ -199,7 +199,7 @@ async def run_many_async(plan: Plan, batch: TaskBatch, renew: bool) -> dict[Any,
             if type(command) is Bulk:
                 answer = await _aperform(plan, batch, command)
             elif command.kind is Load:
-                answer = await _lead(plan, batch, command.flights, renew)
+                answer = await _lead(plan, batch, command)
             else:
                 answer = await _await_many(plan, batch, command)
     except StopIteration as stop:
@@ -220,9 +220,10 @@ async def run_many_async(plan: Plan, batch: TaskBatch, renew: bool) -> dict[Any,
         del batch, steps, failure, answer, command, flight  # as in run_many
 
 
-async def _lead(plan: Plan, batch: TaskBatch, flights: list[Any], renew: bool) -> list[Any]:
+async def _lead(plan: Plan, batch: TaskBatch, command: Several) -> list[Any]:
     landed: asyncio.Future[None] = batch.loop.create_future()
-    load = _load_task(plan, batch, flights, renew)
+    flights = command.flights
+    load = _load_task(plan, batch, command)
     try:
         batch.task = asyncio.create_task(load, name=f"memo load: {plan.name}")
     except BaseException:
@@ -245,9 +246,13 @@ def _landed(flights: list[Any], landed: asyncio.Future[None], task: asyncio.Task
     _land(landed)
 
 
-async def _load_task(plan: Plan, batch: TaskBatch, flights: list[Any], renew: bool) -> None:
-    way = aside.refresh if renew else partial(aside.load, renew=False)
-    steps = weave({flight: way(plan, flight) for flight in flights})
+async def _load_task(plan: Plan, batch: TaskBatch, which: Several) -> None:
+    if which.commands:
+        pairs = zip(which.flights, which.commands, strict=True)
+        loads = {flight: aside.load(plan, flight, False, lease=each.lease) for flight, each in pairs}
+    else:  # a refresh
+        loads = {flight: aside.refresh(plan, flight) for flight in which.flights}
+    steps: Any = weave(loads)
     answer: Any = None
     failure: Any = None
     try:
@@ -262,7 +267,7 @@ async def _load_task(plan: Plan, batch: TaskBatch, flights: list[Any], renew: bo
     finally:
         steps.close()
     error = None if failure is None else failure.error
-    del batch, flights, steps, failure, answer, command  # as in run_many
+    del batch, which, loads, steps, failure, answer, command  # as in run_many
     try:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise error  # the event loop lets these two through, and so stops
