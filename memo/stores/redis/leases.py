@@ -7,7 +7,8 @@ round trip. So each operation is written once, for those who block and for those
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from ...entry import DEFAULT, Life
@@ -20,6 +21,9 @@ __all__ = ["EntrySteps", "RedisLease", "Seen", "Standing", "Steps", "check", "ti
 
 T = TypeVar("T")
 Steps = Generator[list[Command], list[Reply], T]
+
+ADDRESSES: Final = 4096
+"""Keys whose names and digests a process remembers: about a megabyte."""
 
 _STAMPS: Final = ("~fn:", "~tag:")
 """What the keys of stamps begin with, after the prefix."""
@@ -92,6 +96,8 @@ class EntrySteps:
         self.default_ttl = default_ttl
         self._first = prefix.encode("utf-8", "surrogatepass")
         self._stamp_life = int(2000 * protocol.LONGEST_LOAD)
+        # The server's name of a key, and its digest: of the keys in use both are known.
+        self.address: Callable[[str], tuple[bytes, bytes]] = lru_cache(ADDRESSES)(partial(_address, self._first))
 
     # -- names -------------------------------------------------------------------------------------------------------
 
@@ -101,11 +107,7 @@ class EntrySteps:
         Raises:
             OptionError: it would be that of a stamp.
         """
-        if key.startswith(_STAMPS):
-            raise OptionError(
-                f"key={key[:60]!r}: keys that begin with '~fn:' or '~tag:' are the Redis store's own: take another"
-            )
-        return self._first + key.encode("utf-8", "surrogatepass")
+        return _full(self._first, key)
 
     def stamp_keys(self, owner: str, tags: Iterable[str]) -> list[bytes]:
         """Return the server's names of the stamps of a function and of tags."""
@@ -148,7 +150,7 @@ class EntrySteps:
             timed: ask how long the entry has left. Before the entry itself: else another one may come in between, and
                 an old value be judged by the time of its successor.
         """
-        full, stamp_keys = self.full(key), self.stamp_keys(owner, tags)
+        (full, key_digest), stamp_keys = self.address(key), self.stamp_keys(owner, tags)
         count, again = len(stamp_keys), take is not None
         while True:
             commands: list[Command] = [("PTTL", full)] if timed else []
@@ -162,7 +164,7 @@ class EntrySteps:
             stamps = replies[timed + 1 : timed + 1 + count]
             # With a placeholder put after it was read, it was gone by then.
             if not timed and (take is None or replies[-1] is None):
-                hit = protocol.plain(found, full, protocol.ending(stamps, named))
+                hit = protocol.plain(found, key_digest, protocol.ending(stamps, named))
                 if hit is not None:
                     return hit
             for each in stamps:
@@ -205,7 +207,9 @@ class EntrySteps:
     ) -> Steps[RedisLease]:
         """Return the lease of a placeholder that was just put; if the stamps cannot be made it is given back."""
         try:
-            return RedisLease(mine, b",".join((yield from self._stamped(stamp_keys, stamps))), mine=True)
+            if None in stamps:
+                stamps = yield from self._stamped(stamp_keys, stamps)
+            return RedisLease(mine, b",".join(stamps), mine=True)
         except Refusal:
             yield [protocol.RELEASE(full, mine, 0)]
             raise
@@ -214,28 +218,28 @@ class EntrySteps:
         self, calls: Sequence[tuple[str, tuple[str, ...]]], owner: str, named: Sequence[bytes], timed: bool
     ) -> Steps[list[Seen | Plain]]:
         """Return what `look` does, which takes nothing, for several keys and their tags."""
-        fulls = [self.full(key) for key, _ in calls]
-        kinds = {tags: self.stamp_keys(owner, tags) for tags in {tags for _, tags in calls}}
-        bearing = [kinds[tags] for _, tags in calls]
+        addresses = [self.address(key) for key, _ in calls]
+        fulls = [full for full, _ in addresses]
+        kinds = {tags: (self.stamp_keys(owner, tags), each) for (_, tags), each in zip(calls, named, strict=True)}
         while True:
-            stamp_keys = list(dict.fromkeys(each for keys in kinds.values() for each in keys))
+            stamp_keys = list(dict.fromkeys(each for keys, _ in kinds.values() for each in keys))
             commands: list[Command] = [("PTTL", full) for full in fulls] if timed else []
             commands += [("MGET", *fulls), ("MGET", *stamp_keys)]
             replies = yield commands
             founds, stood = replies[-2:]
             check((founds, stood))
             stamp_of = dict(zip(stamp_keys, stood, strict=True))
-            ends: dict[bytes, bytes | None] = {}  # by names, which tell what stamps there are
-            for keys, each in zip(bearing, named, strict=True):
-                if each not in ends and not timed:
-                    ends[each] = protocol.ending([stamp_of[key] for key in keys], each)
+            ends = {
+                tags: None if timed else protocol.ending([stamp_of[key] for key in keys], each)
+                for tags, (keys, each) in kinds.items()
+            }
             seen: list[Seen | Plain] = []
-            for index, (full, found) in enumerate(zip(fulls, founds, strict=True)):
-                hit = protocol.plain(found, full, ends.get(named[index]))
+            for index, ((full, key_digest), (_, tags), found) in enumerate(zip(addresses, calls, founds, strict=True)):
+                hit = protocol.plain(found, key_digest, ends[tags])
                 if hit is not None:
                     seen.append(hit)
                     continue
-                stamps = [stamp_of[each] for each in bearing[index]]
+                stamps = [stamp_of[each] for each in kinds[tags][0]]
                 entry = None if found is None else protocol.parse(found)
                 if isinstance(entry, Entry) and _stands(entry, full, named[index], stamps):
                     if entry.windows is not None and not timed:
@@ -293,8 +297,8 @@ class EntrySteps:
     ) -> Steps[bool]:
         """Store a payload if the lease's id still stands; return whether it was stored."""
         life, windows = self.milliseconds(ttl)
-        full = self.full(key)
-        data = protocol.header(protocol.new_id(), protocol.digest(full), lease.stamps, windows, named) + payload
+        full, key_digest = self.address(key)
+        data = protocol.header(protocol.new_id(), key_digest, lease.stamps, windows, named) + payload
         longest = 0 if life == 0 else max(self._stamp_life, 2 * life)
         replies = yield [
             protocol.FILL(full, lease.id, data, life),
@@ -357,6 +361,19 @@ class EntrySteps:
         for reply in replies:
             if isinstance(reply, Refusal):
                 raise reply
+
+
+def _full(prefix: bytes, key: str) -> bytes:
+    if key.startswith(_STAMPS):
+        raise OptionError(
+            f"key={key[:60]!r}: keys that begin with '~fn:' or '~tag:' are the Redis store's own: take another"
+        )
+    return prefix + key.encode("utf-8", "surrogatepass")
+
+
+def _address(prefix: bytes, key: str) -> tuple[bytes, bytes]:
+    full = _full(prefix, key)
+    return full, protocol.digest(full)
 
 
 def _stands(entry: Entry, full: bytes, named: bytes, stamps: Sequence[Reply]) -> bool:

@@ -81,16 +81,8 @@ class Held(NamedTuple):
     id: bytes
 
 
-class Plain(NamedTuple):
-    """An entry without windows, all of whose header is what a call expects."""
-
-    data: bytes  # as it is written
-    at: int  # where its payload begins
-
-    @property
-    def lease(self) -> tuple[bytes, bytes]:
-        """Its id and its stamps."""
-        return self.data[7:19], self.data[33:].partition(b" ")[0]
+Plain = tuple[bytes, int]
+"""An entry without windows, all of whose header is what a call expects: as it is written, and where its payload is."""
 
 
 class Entry(NamedTuple):
@@ -194,23 +186,28 @@ def ending(stamps: Sequence[Reply], named: bytes) -> bytes | None:
         return None
 
 
-def plain(data: Reply, full: bytes, end: bytes | None) -> Plain | None:
+def plain(data: Reply, key_digest: bytes, end: bytes | None) -> Plain | None:
     """Return what stands at a key if that is nearly every hit: an entry without windows that a call asks for.
 
     Args:
         data: what was read.
-        full: the key.
+        key_digest: the key's.
         end: of the header, as `ending` has it.
 
     >>> data = header(b"ABCDEFGHIJKL", digest(b"k"), b"s1,s2", None, names("app.f", ("t",))) + b"[1]"
-    >>> found = plain(data, b"k", ending([b"s1", b"s2"], names("app.f", ("t",))))
-    >>> found.data[found.at :], found.lease
-    (b'[1]', (b'ABCDEFGHIJKL', b's1,s2'))
-    >>> plain(data, b"k", ending([b"s1", None], names("app.f", ("t",))))
+    >>> found, at = plain(data, digest(b"k"), ending([b"s1", b"s2"], names("app.f", ("t",))))
+    >>> found[at:]
+    b'[1]'
+    >>> plain(data, digest(b"k"), ending([b"s1", None], names("app.f", ("t",))))
     """
-    if end is not None and type(data) is bytes and data.startswith(VALUE) and data.startswith(digest(full) + end, 20):
-        return Plain(data, 32 + len(end))
-    return None
+    if (
+        end is None
+        or type(data) is not bytes
+        or not data.startswith(VALUE)
+        or not data.startswith(key_digest + end, 20)
+    ):
+        return None
+    return data, 32 + len(end)
 
 
 def foreign(data: bytes) -> bytes:

@@ -67,7 +67,7 @@ class RedisSpace(Space):
         longest = self._longest if take else None
         beside = self._lent  # before anything is sent
         seen = yield from self._steps.look(key, self.owner, tags, self._named(tags), longest, self._timed)
-        if isinstance(seen, Plain):
+        if not isinstance(seen, Seen):
             return self._plainly(key, seen)
         if seen.strange and counts:
             self._store._strange(self.owner)
@@ -82,20 +82,22 @@ class RedisSpace(Space):
         seen = yield from self._steps.look_many(calls, self.owner, named, self._timed)
         readings = []
         for (key, _), each in zip(calls, seen, strict=True):
-            if isinstance(each, Plain):
+            if isinstance(each, Seen):
+                if each.strange:
+                    self._store._strange(self.owner)
+                readings.append(self._reading(key, each))
+            else:
                 readings.append(self._plainly(key, each))
-                continue
-            if each.strange:
-                self._store._strange(self.owner)
-            readings.append(self._reading(key, each))
         return readings
 
     def _plainly(self, key: str, seen: Plain) -> Reading:
+        data, at = seen
         try:
-            return Reading(self._codec.loads(seen.data[seen.at :], key))
+            return Reading(self._codec.loads(data[at:], key))
         except SerializationError:  # what cannot be read is not there, and the next load replaces it
             self._store._failed("decoding", None)
-            return Reading(MISSING, RedisLease(*seen.lease))
+            entry = protocol.parse(data)
+            return Reading(MISSING, RedisLease(entry.id, entry.stamps) if isinstance(entry, protocol.Entry) else None)
 
     def _reading(self, key: str, seen: Seen) -> Reading:
         if seen.standing is None:
