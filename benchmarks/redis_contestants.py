@@ -29,7 +29,7 @@ __all__ = [
 
 BARE = "redis-py"
 TTL = 600
-PATIENCE = {"timeout": 5, "connect_timeout": 5}  # as redis-py's: a busy machine is not to open memo's breaker
+PATIENCE = {"timeout": 5, "connect_timeout": 5}  # as redis-py's: on a busy machine no hit is to be a miss
 Row = dict[str, Any]
 loads = [0]  # how many there were
 
@@ -109,7 +109,7 @@ def _cashews(url: str) -> Any:
     import cashews
 
     cache = cashews.Cache()
-    cache.setup(url)
+    cache.setup(url, socket_timeout=PATIENCE["timeout"])
     return cache(ttl=TTL, key="cashews:{x}")(atake_user)
 
 
