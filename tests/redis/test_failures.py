@@ -633,12 +633,12 @@ def test_loading_its_data_for_a_long_time_it_is_used_as_soon_as_it_is_done(side,
     store = stores(server)
     side(store, "set", "kept", "v", None)
     with server.client().pipeline(transaction=False) as filling:
-        for number in range(50_000):
+        for number in range(100_000):
             filling.set(f"filler{number}", "x")
         filling.execute()
     server.kill()
-    # Microseconds for each key: 20 s in all. It answers after every thousand keys.
-    server.options = (*server.options, "--key-load-delay", "400")
+    # Microseconds for each key: more than 10 s in all. It answers after every thousand keys.
+    server.options = (*server.options, "--key-load-delay", "50")
     thread = threading.Thread(target=server.start)
     thread.start()
     client = server.client(socket_timeout=1)
