@@ -217,7 +217,8 @@ def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Ge
         plan.counters.misses.tick()
     doubted: Flight | None = None
     joinable, over = plan.single_flight, False
-    flights = mine.space.flights
+    space = mine.space
+    flights = space.flights
     while joinable:
         flight: Flight = flights.setdefault(mine.key, mine)
         if flight is mine:
@@ -241,7 +242,7 @@ def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Ge
             # A leader that was interrupted or cancelled leaves no outcome for others: they elect a new one.
             if answer is not GONE and not answer.private:
                 return (yield from _rescued(plan, answer))
-        elif (flight is doubted or reading is UNREAD) and mine.replace(flight):
+        elif (flight is doubted or (reading is UNREAD and not space.asks_again)) and mine.replace(flight):
             break
         else:
             # The read may be older than the flight's lease: only one made after the flight was seen can tell.
@@ -252,12 +253,12 @@ def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Ge
     # Where the read itself has made the lease there was nothing, and if nobody has borrowed it nobody has landed with
     # it. And who has waited as long as he may does not begin to wait for other processes.
     lease = None
-    if reading is UNREAD:
-        lease = reading.lease  # a store that has just failed is not asked again: one call waits for it once
+    if reading is UNREAD and not space.asks_again:
+        lease = reading.lease  # one call waits for one deadline
     elif plan.fleet:
         lease = reading.lease if reading.taken or over else None
     elif reading.taken:
-        if mine.space.alone(reading.lease):
+        if space.alone(reading.lease):
             lease = reading.lease
         else:
             mine.lease = reading.lease  # if it still stands, it is to be given back as this caller's own

@@ -82,6 +82,10 @@ class Space(ABC):
     local: bool = False
     """Whether the sync side never blocks, so that an event loop may call it."""
 
+    asks_again: bool = True
+    """Whether a load whose look has failed still tries to take a lease; False where each question has a deadline that
+    callers wait for. True lets a load replace what cannot be read."""
+
     default_ttl: float | None = None
     """The store's, in seconds: what DEFAULT stands for; None: it never expires."""
 

@@ -205,11 +205,11 @@ class FaultyStore(Store):
     >>> @cache_aside(store=faulty)
     ... def square(x):
     ...     return x * x
-    >>> faulty.fail("read", error=OSError("down"), times=1)
+    >>> faulty.fail("read", "take", error=OSError("down"), times=2)
     >>> square(3), square(3), square(3)
     (9, 9, 9)
     >>> square.stats().errors, square.stats().hits
-    ({'read': 1}, 1)
+    ({'read': 1, 'take': 1}, 1)
     """
 
     OPERATIONS = tuple(sorted(_OF_STORES + _OF_FUNCTIONS))
@@ -426,6 +426,7 @@ class _FaultySpace(Space):
         self._faults = faults
         self.flights = inner.flights
         self.raw = inner.raw
+        self.asks_again = inner.asks_again
         self.default_ttl = inner.default_ttl
         self.instance = inner.instance
 

@@ -150,8 +150,8 @@ def test_a_store_that_is_down_is_asked_once_and_the_function_is_called(bulk, sou
     load([])
     bulk.space.broken = {("read",): OSError("down"), ("take",): OSError("down")}
     assert load([1, 2, 3]) == {1: "one", 2: "two", 3: "three"}
-    assert verbs(bulk) == ["read"]
-    assert load.stats().errors == {"read": 1}
+    assert verbs(bulk) == ["read", "take"]
+    assert load.stats().errors == {"read": 1, "take": 1}
     assert source.asked == [[1, 2, 3]]
 
 
@@ -160,8 +160,28 @@ async def test_a_store_that_is_down_is_asked_once_and_the_function_is_called_asy
     await load([])
     bulk.space.broken = {("read",): OSError("down"), ("take",): OSError("down")}
     assert await load([1, 2, 3]) == {1: "one", 2: "two", 3: "three"}
+    assert verbs(bulk) == ["read", "take"]
+    assert load.stats().errors == {"read": 1, "take": 1}
+
+
+def test_a_store_that_is_slow_to_fail_is_not_asked_again(bulk, source, monkeypatch):
+    load = cache_aside_many(store=bulk)(source.load)
+    load([])
+    monkeypatch.setattr(type(bulk.space), "asks_again", False)
+    bulk.space.broken = {("read",): OSError("down")}
+    assert load([1, 2, 3]) == {1: "one", 2: "two", 3: "three"}
     assert verbs(bulk) == ["read"]
-    assert load.stats().errors == {"read": 1}
+    assert source.asked == [[1, 2, 3]]
+
+
+async def test_a_store_that_is_slow_to_fail_is_not_asked_again_async(bulk, source, monkeypatch):
+    load = cache_aside_many(store=bulk)(source.aload)
+    await load([])
+    monkeypatch.setattr(type(bulk.space), "asks_again", False)
+    bulk.space.broken = {("read",): OSError("down")}
+    assert await load([1, 2, 3]) == {1: "one", 2: "two", 3: "three"}
+    assert verbs(bulk) == ["read"]
+    assert source.asked == [[1, 2, 3]]
 
 
 @pytest.mark.parametrize("verb", ["read_many", "take_many", "fill_many", "release_many"])

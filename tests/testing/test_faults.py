@@ -140,7 +140,7 @@ def test_a_payload_that_cannot_be_decoded_is_a_miss_whatever_the_decoder_raises(
     f(1)
     faulty.corrupt("read", "take", change=decode)
     assert [f(1), f(1)] == [1, 1]
-    assert f.stats().errors == {"read": 2}
+    assert f.stats().errors == {"read": 2, "take": 2}
     faulty.heal()
     assert f(1) == 1
     assert f.stats().loads == 3

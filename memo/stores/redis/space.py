@@ -25,6 +25,8 @@ __all__ = ["RedisSpace"]
 class RedisSpace(Space):
     """A decorated function's part of a Redis store; its entries are those that bear its name."""
 
+    asks_again = False  # what cannot be read is no failure here, but a miss
+
     __slots__ = (
         "__weakref__",
         "_codec",
