@@ -20,7 +20,7 @@ from ..entry import DEFAULT, MISSING, Life, TaggedLease
 from ..errors import StoreError
 from ..forks import fork_safe_lock
 from ..keys import CallKeys
-from ..serializers import checked_serializer, function_serializer, is_foreign
+from ..serializers import Serializer, checked_serializer, function_serializer, is_foreign
 from ..stats import Counter, StoreStats
 from .base import Store, Ttl, checked_amount, checked_key, checked_tags, checked_ttl
 from .books import Books
@@ -167,6 +167,11 @@ class CustomStore(Store):
             record = self._alive(key, owner)
             return None if record is None else record.fresh_until - self._latest
 
+    def _context(self, key: str, serializer: Any) -> tuple[str, ...]:
+        """Return what a serializer is told beside the value: the key, so that a signature holds nowhere else."""
+        # As the store's own it may be an object of the user's, which knows no context.
+        return (key,) if serializer is not self._serializer or isinstance(serializer, Serializer) else ()
+
     def _decoded(self, key: str, record: Record, serializer: Any) -> Any:
         """Return the value of a record; if it cannot be read, remove it and return MISSING. The lock is not held."""
         if is_foreign(record.value, serializer):
@@ -174,7 +179,7 @@ class CustomStore(Store):
         if serializer is None:
             return record.value
         try:
-            return serializer.loads(record.value)
+            return serializer.loads(record.value, *self._context(key, serializer))
         except Exception:  # noqa: BLE001 - what cannot be read is not there
             with self._lock:
                 self._leases.pop(key, None)
@@ -217,7 +222,7 @@ class CustomStore(Store):
         """Store a value, with a lease only if that stands. The lock is not held; if it fails, no lease stays."""
         try:
             if serializer is not None:
-                value = serializer.dumps(value)
+                value = serializer.dumps(value, *self._context(key, serializer))
             with self._lock:
                 now = self._tick()
                 if lease is not None and self._leases.get(key) is not lease:
@@ -315,7 +320,7 @@ class CustomStore(Store):
                 number = before.value  # which is none
             if number is not MISSING:
                 total = _sum(key, number, amount)
-                value = self._serializer.dumps(total)
+                value = self._serializer.dumps(total, *self._context(key, self._serializer))
                 with self._lock:
                     if self._alive(key) == before:
                         self._put(key, before, value)

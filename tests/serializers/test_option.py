@@ -206,6 +206,30 @@ def test_a_signed_payload_of_another_key_is_not_read(redis_server):
     store.close()
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["the function's", "the store's"])
+def test_in_a_store_of_ones_own_a_signed_payload_of_another_key_is_not_read(own):
+    signed = PickleSerializer(secret="a secret of sixteen bytes")
+    records: dict[str, Any] = {}
+    store = Records(records) if own else Records(records, serializer=signed)
+    f, loads = cached(store, "one", serializer=signed if own else None)
+    f(1), f(2)
+    records["app.f(2)"] = records["app.f(1)"]
+    assert f.peek(2) is MISSING
+    f(2)
+    assert loads == [1, 2, 2]
+    assert f(2) == "one"
+
+
+def test_in_a_store_of_ones_own_a_signed_plain_value_of_another_key_is_not_read():
+    records: dict[str, Any] = {}
+    store = Records(records, serializer=PickleSerializer(secret="a secret of sixteen bytes"))
+    store.set("a", 1)
+    assert (store.increment("a"), store.increment("a"), store.get("a")) == (2, 3, 3)
+    records["b"] = records["a"]
+    assert store.get("b") is None
+    assert store.get("a") == 3
+
+
 # -- what it does ------------------------------------------------------------------------------------------------------
 
 
