@@ -112,7 +112,7 @@ class CacheConfig:
         }
         if self.max_connections is not None:
             settings["max_connections"] = self.max_connections
-        if self.password is not None:
+        if self.username or self.password:  # an empty password is none, as in redis-py itself
             from redis.credentials import UsernamePasswordCredentialProvider
 
             # Not as `password=`, which some releases of redis-py show in the client's repr.

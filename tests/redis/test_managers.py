@@ -250,6 +250,23 @@ def test_a_client_tells_the_server_user_and_password(redis_servers):
         client.close()
 
 
+@pytest.mark.parametrize("create", ["create_redis_client", "create_async_redis_client"])
+def test_a_user_without_a_password_is_that_user_and_an_empty_password_is_none(redis_servers, create):
+    server = redis_servers()
+    server.client().acl_setuser("app", enabled=True, nopass=True, commands=["+@all"])
+    for username, password, expected in [("app", None, "app"), ("app", "", "app"), (None, "", "default")]:
+        client = getattr(config_of(server, username=username, password=password), create)()
+
+        async def who(client=client):
+            async with client:
+                return await client.acl_whoami()
+
+        answer = asyncio.run(who()) if "async" in create else client.acl_whoami()
+        assert answer in (expected, expected.encode())
+        if "async" not in create:
+            client.close()
+
+
 def test_without_a_server_these_tests_fail_and_say_what_to_install(redis_server, monkeypatch):
     module = sys.modules[type(redis_server).__module__]
     monkeypatch.delenv("MEMO_REDIS_SERVER", raising=False)
