@@ -361,7 +361,10 @@ def deserialize_compressed(payload: bytes, max_size: int = LARGEST) -> Any:
 
     Raises:
         ValueError: it is none, or unpacks to more.
+        OptionError: `max_size` is no size.
     """
+    if type(max_size) is not int or max_size < 1:  # zlib takes 0 for no limit
+        raise OptionError(f"max_size={max_size!r}: allowed is an int of at least 1, in bytes")
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # of either header
     try:
         text = unpacker.decompress(payload, max_size)
@@ -369,6 +372,8 @@ def deserialize_compressed(payload: bytes, max_size: int = LARGEST) -> Any:
         raise ValueError(f"the payload is not compressed JSON: {error}") from None
     if not unpacker.eof:
         raise ValueError(f"the payload is cut off, or unpacks to more than {max_size} bytes")
+    if unpacker.unused_data:
+        raise ValueError("the payload has something behind it")
     return deserialize_json(text)
 
 

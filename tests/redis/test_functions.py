@@ -401,6 +401,7 @@ PACKED = serialize_compressed("memo " * 1000)
         (deserialize_compressed, b""),
         (deserialize_compressed, b"nonsense"),
         (deserialize_compressed, PACKED[:-1]),
+        (deserialize_compressed, PACKED + b"more"),
         (deserialize_compressed, gzip.compress(b"{", mtime=0)),
     ],
 )
@@ -414,6 +415,12 @@ def test_a_payload_is_unpacked_up_to_a_size():
     assert deserialize_compressed(PACKED, max_size=size) == "memo " * 1000
     with pytest.raises(ValueError, match="more than"):
         deserialize_compressed(PACKED, max_size=size - 1)
+
+
+@pytest.mark.parametrize("max_size", [0, -1, 1.5, None, True])
+def test_a_size_that_would_be_no_limit_is_refused(max_size):
+    with pytest.raises(OptionError, match=r"max_size=.* allowed is an int of at least 1"):
+        deserialize_compressed(PACKED, max_size=max_size)
 
 
 def test_gzip_is_read_too():
