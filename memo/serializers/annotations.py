@@ -53,7 +53,23 @@ def resolve_return_type(function: Any, many: bool = False) -> Any:
         resolved = typing.get_args(resolved)[-1]
     if not many or resolved in _WHATEVER:
         return resolved
-    return typing.get_args(resolved)[1] if len(typing.get_args(resolved)) == 2 else Any
+    parts = typing.get_args(_bare(resolved))
+    return parts[1] if len(parts) == 2 else Any
+
+
+def _bare(annotation: Any) -> Any:
+    """Return what an annotation is of: without a name of its own, without Annotated, without None beside it."""
+    if isinstance(annotation, typing.NewType):
+        return _bare(annotation.__supertype__)
+    if type(annotation).__name__ == "TypeAliasType":
+        return _bare(annotation.__value__)
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _bare(parts[0])
+    if origin in (Union, types.UnionType):
+        members = [part for part in parts if part is not type(None)]
+        return _bare(members[0]) if len(members) == 1 else Any
+    return annotation
 
 
 def return_annotation(function: Any) -> Any:

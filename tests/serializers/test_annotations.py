@@ -16,7 +16,7 @@ import types
 import typing
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Generic, NewType, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, NewType, Optional, TypeVar
 
 import msgspec
 import pytest
@@ -158,13 +158,26 @@ def test_type_parameters_are_known_where_python_has_them() -> None:
     assert decoder_for(resolve_return_type(function), msgspec.json) is not None
 
 
-@pytest.mark.parametrize("annotation", [dict[int, User], Mapping[int, User], Awaitable[dict[str, User]]])
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        dict[int, User],
+        Mapping[int, User],
+        Awaitable[dict[str, User]],
+        Annotated[dict[int, User], "by id"],
+        Awaitable[Annotated[dict[int, User], "by id"]],
+        Optional[dict[int, User]],  # noqa: UP045
+        dict[int, User] | None,
+        NewType("Users", dict[int, User]),
+        typing_extensions.TypeAliasType("Users", dict[int, User]),  # type: ignore[misc]
+    ],
+)
 def test_of_a_function_of_many_ids_the_mappings_values_count(annotation: Any) -> None:
     serializer = bound("json", annotation, many=True)
     assert serializer.loads(b'{"id": 1}') == User(1)
 
 
-@pytest.mark.parametrize("annotation", [..., Any, dict, Mapping, list[int]])
+@pytest.mark.parametrize("annotation", [..., Any, dict, Mapping, list[int], dict[int, User] | dict[str, User]])
 def test_of_a_function_of_many_ids_a_mapping_of_nothing_known_is_no_annotation(annotation: Any) -> None:
     assert bound("json", annotation, many=True).loads(b'{"id": 1}') == {"id": 1}
 
