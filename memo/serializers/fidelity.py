@@ -16,7 +16,7 @@ import ipaddress
 import math
 import pathlib
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from types import MemberDescriptorType, NoneType
 from typing import Any, Final, NamedTuple
@@ -206,13 +206,21 @@ class _Comparison:
         members = {member: member for member in base.__iter__(back)}
         if base.__len__(value) != len(members):
             return _changed(value)
+        lost = []
         for member in base.__iter__(value):
             if member not in members:
-                return _changed(value)
+                lost.append(member)
+                continue
             found = self.difference(member, members[member])
             if found is not None:
                 return "{}" + found
-        return None
+        return None if not lost or self.decide(lost, members.keys() - set(base.__iter__(value))) else _changed(value)
+
+    def decide(self, lost: Iterable[Any], others: Iterable[Any]) -> bool:
+        """Return whether members that equal nothing but themselves are of classes that decide what is kept of them."""
+        kinds = Counter(map(type, lost))
+        known = _PLAIN.union(_LEAVES, _CONTAINERS)
+        return self.encode is None and kinds == Counter(map(type, others)) and known.isdisjoint(kinds)
 
     def times(self, value: Any, back: Any, base: Any) -> str | None:
         """Compare two times or datetimes by fields, fold and zone: zones that agree here may differ at another date."""

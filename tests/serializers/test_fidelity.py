@@ -366,6 +366,24 @@ def test_a_pickle_is_compared_too_as_far_as_classes_do_not_decide() -> None:
     assert pickle.loads(PickleSerializer(verify=False).dumps({"a": Turned()})) == {"a": "turned"}
 
 
+def test_a_pickle_may_hold_sets_of_objects_that_equal_nothing_but_themselves() -> None:
+    class Turned(Plain):
+        def __reduce__(self) -> Any:
+            return (Plain, ())
+
+    serializer = PickleSerializer()
+    for value in ({Plain(1), Plain(2), "text"}, frozenset({Plain(1)}), [{Plain(1)}]):
+        back = serializer.loads(serializer.dumps(value))
+        assert type(back) is type(value)
+        assert len(back) == len(value)
+    for changed in ({Turned()}, {Turned(), Plain()}, {(Turned(),)}):
+        with pytest.raises(SerializationError, match="would come back changed"):
+            serializer.dumps(changed)
+    assert difference({Plain(1)}, {"text"}, None) is not None
+    assert difference({"text"}, {"another"}, None) is not None
+    assert difference({Plain(1)}, {Plain(1)}, repr) is not None, "no pickle: it is the content that counts"
+
+
 def test_a_pickle_may_hold_a_cycle_and_an_object_many_times_over() -> None:
     serializer = PickleSerializer()
     back = serializer.loads(serializer.dumps(cycle))
