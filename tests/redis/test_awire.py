@@ -9,7 +9,7 @@ import time
 import pytest
 
 from memo import StoreError
-from memo.stores.redis.awire import AsyncWire, _cut
+from memo.stores.redis.awire import AsyncWire, _cut, _ended, _heard
 from memo.stores.redis.commands import NoConnection, WrongAnswer
 from memo.stores.redis.wire import AT_ONCE
 
@@ -241,7 +241,8 @@ async def test_a_server_that_was_restarted_is_used_again(redis_server, wires):
     assert not pool._idle
     assert await wire.call([("GET", b"k")], soon()) == [None]
     redis_server.restart()
-    while not pool._idle[0]._reader.at_eof():
+    until = soon()
+    while not _ended(pool._idle[0]) and time.monotonic() < until:
         await asyncio.sleep(0.01)
     assert await wire.call([("GET", b"k")], soon()) == [None]  # now it has
 
@@ -266,7 +267,8 @@ async def test_an_answer_that_cannot_be_one_ends_the_connection(redis_server, wi
     async def answer(**_):
         return 7
 
-    pool._idle[0].answers = None  # as without hiredis
+    pool._idle[0]._writer.transport.set_protocol(pool._idle[0]._writer._protocol)  # as without hiredis
+    pool._idle[0].listener = None
     monkeypatch.setattr(pool._idle[0], "read_response", answer)
     with pytest.raises(WrongAnswer):
         await wire.call([("GET", b"k")], soon())
@@ -280,8 +282,9 @@ async def test_closing_closes_what_is_idle_at_once_and_what_is_used_when_it_come
     pool._offer(first)
     await wire.aclose()
     assert first._writer is None
+    heard = second.listener.hear(1) if second.listener else _heard(second, 1)
     await second.send_command("PING")
-    assert await second.read_response() == b"PONG"
+    assert await heard == [b"PONG"]
     pool._offer(second)
     assert second._writer is None
     assert not pool._all
@@ -318,3 +321,31 @@ async def test_what_cannot_be_cut_is_let_go_of(redis_server, wires):
     assert pool.closed
     assert not pool._all
     writer.transport.abort()
+
+
+async def test_a_connection_on_which_something_came_unasked_is_not_used_again(redis_server, wires):
+    wire = wires(redis_server.url)
+    pool = await pool_of(wire)
+    connection = pool._idle[0]
+    connection._writer.write(b"PING\r\n")  # as if an answer had been left for whoever comes next
+    until = soon()
+    while not _ended(connection) and time.monotonic() < until:
+        await asyncio.sleep(0.01)
+    assert await wire.call([("GET", b"k")], soon()) == [None]
+    assert pool._idle[0] is not connection
+
+
+async def test_one_late_answer_ends_one_connection_and_no_other(redis_server, wires):
+    """One timer watches over all connections: whoever has more time goes on."""
+    wire = wires(redis_server.url)
+    pool = await pool_of(wire)
+    patient = asyncio.ensure_future(wire.call([("BLPOP", b"q", 0)], soon()))
+    await asyncio.sleep(0)
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            await wire.call([("BLPOP", b"p", 0)], soon(0.05))
+    assert not patient.done()
+    assert len(pool._all) == 1
+    assert await wire.call([("RPUSH", b"q", b"v")], soon()) == [1]
+    assert await patient == [[b"q", b"v"]]
+    assert not pool._asked

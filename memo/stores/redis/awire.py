@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 
 from ...errors import StoreError
 from ...forks import fork_safe_lock
-from .answers import SIZE, Answers, answers_of, pack
+from .answers import Answers, answers_of, pack
 from .commands import Command, NoConnection, Reply, check
 from .wire import AT_ONCE, BUSY, check_client, connection_options, hung_up, refused
 
@@ -69,9 +69,11 @@ class LoopPool:
             self._asked[connection] = deadline
             if self._timer is None or deadline < self._first:
                 self._watch(deadline)
-            connection._writer.write(pack(commands))
+            listener: Listener | None = connection.listener
+            heard = _heard(connection, len(commands)) if listener is None else listener.hear(len(commands))
             # Nobody waits until all is sent: a server that hangs up meanwhile may have said why.
-            replies = await _heard(connection, len(commands))
+            connection._writer.write(pack(commands))
+            replies = await heard
             if hung_up(replies):
                 self._drop(connection, alone=True)
                 return refused(replies + replies[-1:] * (len(commands) - len(replies)))
@@ -152,7 +154,8 @@ class LoopPool:
 
     async def _connect(self, connection: Any) -> None:
         await asyncio.wait_for(connection.connect(), self._wire.connect_timeout)
-        connection.answers = answers_of(connection)
+        answers = answers_of(connection)
+        connection.listener = None if answers is None else Listener(answers, connection, asyncio.get_running_loop())
 
     def _connected(self, connection: Any, task: asyncio.Task[None]) -> None:
         self._connecting.discard(task)
@@ -227,23 +230,61 @@ class LoopPool:
         self._idle.clear()
 
 
+class Listener(asyncio.Protocol):
+    """Hears what comes on a connection, in the place of the stream through which the client library has made it.
+
+    Args:
+        answers: makes answers of bytes.
+        connection: was just made.
+        loop: in which it lives.
+    """
+
+    def __init__(self, answers: Answers, connection: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self.over = False  # it has ended, or something came where nothing was asked
+        self._answers = answers
+        self._loop = loop
+        self._replies: list[Reply] = []
+        self._count = 0
+        self._waiter: asyncio.Future[list[Reply]] | None = None
+        answers.feed(bytes(connection._reader._buffer))  # what the server says without being asked, if anything
+        connection._writer.transport.set_protocol(self)
+
+    def hear(self, count: int) -> asyncio.Future[list[Reply]]:
+        """Return the answers to some commands, errors among them; fewer than there are commands if the server hangs up.
+
+        That is to be awaited, and asked for before the commands are sent.
+        """
+        self._replies, self._count, self._waiter = [], count, self._loop.create_future()
+        return self._waiter
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes that have come."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            self.over = True
+            return
+        try:
+            self._answers.feed(data)
+            if self._answers.take(self._replies, self._count) or hung_up(self._replies):
+                waiter.set_result(self._replies)
+        except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits has it
+            waiter.set_exception(error)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell whoever waits that nothing more will come."""
+        self.over = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error or ConnectionError("the server has closed the connection"))
+
+
 async def _heard(connection: Any, count: int) -> list[Reply]:
-    """Return the answers to some commands, errors among them; fewer than there are commands if the server hangs up."""
-    answers: Answers | None = connection.answers
+    """Do what `Listener.hear` does where the client library has to read."""
     replies: list[Reply] = []
-    if answers is None:
-        while len(replies) < count and not hung_up(replies):
-            try:
-                replies.append(await connection.read_response(disconnect_on_error=False))
-            except ResponseError as error:  # noqa: PERF203 - each is an answer of its own
-                replies.append(error)
-    else:
-        stream = connection._reader
-        while not answers.take(replies, count) and not hung_up(replies):
-            data = await stream.read(SIZE)
-            if not data:
-                raise ConnectionError("the server has closed the connection")
-            answers.feed(data)
+    while len(replies) < count and not hung_up(replies):
+        try:
+            replies.append(await connection.read_response(disconnect_on_error=False))
+        except ResponseError as error:  # noqa: PERF203 - each is an answer of its own
+            replies.append(error)
     return replies
 
 
@@ -277,7 +318,9 @@ def _cut(connection: Any) -> None:
 
 def _ended(connection: Any) -> bool:
     """Return whether a connection is over, or something came where nothing was asked."""
-    reader = connection._reader
+    reader, listener = connection._reader, connection.listener
+    if listener is not None:
+        return listener.over or connection._writer is None
     return reader is None or reader.at_eof() or reader.exception() is not None or bool(reader._buffer)
 
 
@@ -300,7 +343,7 @@ class AsyncWire:
         """Return a connection that is not connected yet."""
         return self._class(**self._options)
 
-    async def call(self, commands: Sequence[Command], deadline: float) -> list[Reply]:
+    def call(self, commands: Sequence[Command], deadline: float) -> Awaitable[list[Reply]]:
         """Send commands in one go and return the answers; an error that the server answers is an answer.
 
         Args:
@@ -311,11 +354,17 @@ class AsyncWire:
             StoreError: every connection that is allowed was in use.
             Exception: there was no answer in time: whatever the client library or the system raises.
         """
+        pool = self._pool(asyncio.get_running_loop())
+        return self._begin(commands, deadline) if pool is None else pool.call(commands, deadline)
+
+    async def _begin(self, commands: Sequence[Command], deadline: float) -> list[Reply]:
         loop = asyncio.get_running_loop()
+        pool = self._pool(loop)  # another task may have made it since
+        return await (pool or await self._new(loop)).call(commands, deadline)
+
+    def _pool(self, loop: asyncio.AbstractEventLoop) -> LoopPool | None:
         pool = self._pools.get(id(loop))
-        if pool is None or pool.loop is not loop or pool.closed:
-            pool = await self._new(loop)
-        return await pool.call(commands, deadline)
+        return None if pool is None or pool.loop is not loop or pool.closed else pool
 
     async def _new(self, loop: asyncio.AbstractEventLoop) -> LoopPool:
         pool = LoopPool(self, loop)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...entry import ABSENT, MISSING, Reading
@@ -251,9 +251,9 @@ class RedisSpace(Space):
         """Do what `read` does, awaited."""
         return await self._store._awalk(self._look(key, (), take=False))
 
-    async def alook(self, key: Any, tags: tuple[str, ...], leads: bool = True) -> Reading:
+    def alook(self, key: Any, tags: tuple[str, ...], leads: bool = True) -> Coroutine[Any, Any, Reading]:
         """Do what `look` does, awaited."""
-        return await self._store._awalk(self._look(key, tags, take=leads))
+        return self._store._awalk(self._look(key, tags, take=leads))
 
     async def atake(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading:
         """Do what `take` does, awaited."""
