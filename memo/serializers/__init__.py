@@ -1,7 +1,7 @@
 """From values to bytes and back, by names or as objects; what is written and read here is stored elsewhere."""
 
 from .base import Serializer
-from .marked import function_serializer, is_foreign
+from .marked import function_serializer, is_foreign, refuse_foreign
 from .names import NAMES, CompressedSerializer, checked_serializer, network_serializer
 from .pickled import PickleSerializer
 from .typed import JSONSerializer, MessagePackSerializer
@@ -17,4 +17,5 @@ __all__ = [
     "function_serializer",
     "is_foreign",
     "network_serializer",
+    "refuse_foreign",
 ]

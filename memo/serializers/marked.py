@@ -16,7 +16,7 @@ from .names import adapted_serializer, network_serializer, serializer_name
 if TYPE_CHECKING:
     from ..keys import CallKeys
 
-__all__ = ["MarkedSerializer", "function_serializer", "is_foreign"]
+__all__ = ["MarkedSerializer", "function_serializer", "is_foreign", "refuse_foreign"]
 
 
 class MarkedSerializer:
@@ -58,6 +58,18 @@ def is_foreign(value: Any, serializer: Any) -> bool:
     (True, False, False)
     """
     return type(value) is bytes and value.startswith(MARK) and type(serializer) is not MarkedSerializer
+
+
+def refuse_foreign(value: Any, serializer: Any) -> None:
+    """Raise SerializationError if `is_foreign` would say of a value that is to be kept that it is another's.
+
+    >>> refuse_foreign(b"[1]", None)
+    """
+    if is_foreign(value, serializer):
+        raise SerializationError(
+            f"bytes that begin with {MARK!r} cannot be kept as they are, since so begins what a function's own "
+            f"serializer makes: give the function serializer='msgpack', or wrap them"
+        )
 
 
 def function_serializer(keys: CallKeys, default: Any, network: bool = False) -> Any:

@@ -20,7 +20,7 @@ from ..entry import DEFAULT, MISSING, Life, TaggedLease
 from ..errors import StoreError
 from ..forks import fork_safe_lock
 from ..keys import CallKeys
-from ..serializers import Serializer, checked_serializer, function_serializer, is_foreign
+from ..serializers import Serializer, checked_serializer, function_serializer, is_foreign, refuse_foreign
 from ..stats import Counter, StoreStats
 from .base import Store, Ttl, checked_amount, checked_key, checked_tags, checked_ttl
 from .books import Books
@@ -223,6 +223,7 @@ class CustomStore(Store):
         try:
             if serializer is not None:
                 value = serializer.dumps(value, *self._context(key, serializer))
+            refuse_foreign(value, serializer)
             with self._lock:
                 now = self._tick()
                 if lease is not None and self._leases.get(key) is not lease:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from ..entry import DEFAULT, MISSING, Life
 from ..errors import StoreError
-from ..serializers import is_foreign
+from ..serializers import is_foreign, refuse_foreign
 from .access import FAILURES, FileAccess
 from .frames import LARGEST, Content, Flags, Kind, Windows, encode_meta, encode_text
 from .index import Spot
@@ -89,8 +89,14 @@ class FileEntries(FileAccess):
             view.log.done(content[1])
         return value
 
-    def _dumped(self, value: Any) -> Dumped:
-        """Return the pickle of a value, and what is known of it. The lock is not held: it is anyone's code."""
+    def _dumped(self, value: Any, serializer: Any = None) -> Dumped:
+        """Return the pickle of a value, and what is known of it. The lock is not held: it is anyone's code.
+
+        Args:
+            value: what is to be kept.
+            serializer: of the function whose it is, if that has made it.
+        """
+        refuse_foreign(value, serializer)
         pieces: list[Any] = []
         try:
             pickle.Pickler(_Pieces(pieces.append), pickle.HIGHEST_PROTOCOL).dump(value)

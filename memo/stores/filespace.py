@@ -76,7 +76,9 @@ class FileSpace(Space):
         return Reading(MISSING, lease, False, False, value), MISSING
 
     def _dumped(self, key: str, value: Any) -> Dumped:
-        return self._store._dumped(value if self._serializer is None else self._serializer.dumps(value, key))
+        if self._serializer is not None:
+            value = self._serializer.dumps(value, key)
+        return self._store._dumped(value, self._serializer)
 
     def read(self, key: Any) -> Reading:
         """Return the value at `key` or the lease that stands there."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..entry import ABSENT, DEFAULT, MISSING, Entry, Lease, Life, Reading, TaggedEntry, TaggedLease, WindowEntry
 from ..errors import UnkeyableError
-from ..serializers import is_foreign
+from ..serializers import is_foreign, refuse_foreign
 from .base import Space
 from .shelf import Death, Shelf
 
@@ -145,6 +145,8 @@ class Table(dict[Any, Entry], Space):
         try:
             if self.serializer is not None:
                 value = self.serializer.dumps(value)
+            if type(value) is bytes:
+                refuse_foreign(value, self.serializer)
             if ttl is DEFAULT:
                 ttl = self.default_ttl
             life = None

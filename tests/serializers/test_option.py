@@ -574,6 +574,41 @@ def test_damage_in_a_file_is_counted(tmp_path):
     store.close()
 
 
+class AsItIs:
+    """Writes and reads nothing else than it is given."""
+
+    dumps = loads = staticmethod(lambda value: value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: MemoryStore(),
+        lambda path: MemoryStore(serializer=AsItIs()),
+        lambda path: Records({}),
+        lambda path: Records({}, serializer=AsItIs()),
+        lambda path: PickleFileStore(path, timeout=10),
+    ],
+    ids=["memory", "memory as it is", "custom", "custom as it is", "file"],
+)
+def test_a_value_that_begins_with_the_mark_is_refused_and_not_lost_silently(make, tmp_path, caplog):
+    store, value = make(tmp_path / "cache.memo"), b"\xc1memo json\n[1]"
+    for put in (lambda: store.set("a", value), lambda: store.set_many({"a": value})):
+        with pytest.raises(SerializationError, match=r"bytes that begin with .*memo .* give the function serializer="):
+            put()
+    store.set("a", [value])
+    assert store.get("a") == [value]
+    f, loads = cached(store, value)
+    assert f(1) == f(1) == value
+    assert len(loads) == 2
+    assert sum(f.stats().errors.values()) == 2
+    assert "bytes that begin with" in caplog.text
+    g, loads = cached(store, value, namespace="app.g", serializer="msgpack")
+    assert g(1) == g(1) == value
+    assert len(loads) == 1
+    store.close()
+
+
 # -- the store's own, in memory and in a store of one's own ------------------------------------------------------------
 
 
