@@ -25,8 +25,9 @@ Batch = Callable[[], Any]
 
 def turns(names: Sequence[str], turn: int) -> list[str]:
     """Return who runs when in one round: nobody always comes after the same one who left the caches cold."""
-    start = turn % len(names)
-    return [*names[start:], *names[:start]]
+    start = turn // 2 % len(names)
+    order = [*names[start:], *names[:start]]
+    return order[::-1] if turn % 2 else order
 
 
 async def race(
