@@ -257,11 +257,14 @@ def _changed(value: Any) -> str:
 def _shape(kind: type) -> _Shape:
     slots, computed = {}, set()
     for cls in reversed(kind.__mro__):
+        fields = vars(cls).get("__attrs_attrs__")
+        if fields is not None:  # attrs has slots for its fields, and for what cached properties compute
+            computed.update({*vars(cls).get("__slots__", ())} - {field.name for field in fields})
         for name, held in vars(cls).items():
             if isinstance(held, functools.cached_property):
                 computed.add(name)
             # Which fields were named when a pydantic model was made does not matter.
-            elif type(held) is MemberDescriptorType and name != "__pydantic_fields_set__":
+            elif type(held) is MemberDescriptorType and name != "__pydantic_fields_set__" and name not in computed:
                 slots[name] = held
     base = next((cls for cls in kind.__mro__ if cls in _CONTAINERS or cls in _LEAVES), None)
     return _Shape(base, slots, frozenset(computed))

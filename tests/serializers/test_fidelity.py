@@ -15,7 +15,9 @@ import uuid
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import attrs
 import msgspec
+import pydantic
 import pytest
 
 from memo import (
@@ -69,6 +71,16 @@ class Rounded:
 
     def __post_init__(self) -> None:
         self.price += 0.5
+
+
+@dataclasses.dataclass
+class Hiding:
+    _x: int
+    _y: int = 0
+
+
+class Priced(pydantic.BaseModel):
+    price: float
 
 
 @dataclasses.dataclass
@@ -152,6 +164,9 @@ UNFAITHFUL: dict[str, tuple[Any, Any, str]] = {
     ),
     "the second of two equal times": (dt.datetime, NOON.replace(fold=1), "a datetime.datetime would come back changed"),
     "a time with fold": (dt.time, dt.time(1, fold=1), "a datetime.time would come back changed"),
+    "a private field": (Hiding, Hiding(1), "cannot keep a tests.serializers.test_fidelity.Hiding"),
+    "a private field with a default": (Hiding, Hiding(1, 2), "cannot keep a tests.serializers.test_fidelity.Hiding"),
+    "NaN in a model": (Priced, Priced(price=NAN), "cannot keep a tests.serializers.test_fidelity.Priced"),
     "an attribute that is no field": (
         Failure,
         with_extra(Failure("x"), "extra"),
@@ -257,6 +272,27 @@ def test_what_is_computed_from_the_rest_need_not_come_back() -> None:
     assert circle.area == 12
     serializer = bound("json", Circle)
     assert serializer.loads(serializer.dumps(circle)) == circle
+
+
+def test_nor_need_it_where_attrs_has_a_slot_for_it() -> None:
+    @attrs.define
+    class Circle:
+        radius: float
+
+        @functools.cached_property
+        def area(self) -> float:
+            return 3 * self.radius**2
+
+    @attrs.define
+    class Wheel(Circle):
+        spokes: int
+
+    wheel = Wheel(2.0, 9)
+    assert wheel.area == 12
+    serializer = bound("json", Wheel)
+    assert serializer.loads(serializer.dumps(wheel)) == wheel
+    assert difference(wheel, Wheel(2.0, 8), msgspec.json.encode) is not None
+    assert difference(wheel, Wheel(1.0, 9), msgspec.json.encode) is not None
 
 
 def test_which_fields_of_a_model_were_set_is_not_compared() -> None:
