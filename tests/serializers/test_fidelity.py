@@ -73,7 +73,7 @@ class Rounded:
         self.price += 0.5
 
 
-@dataclasses.dataclass
+@attrs.define
 class Hiding:
     _x: int
     _y: int = 0
