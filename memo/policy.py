@@ -117,11 +117,6 @@ class Policy:
         """Whether what was stored may be served or kept otherwise than by its ttl alone."""
         return bool(self._early or self.kept)
 
-    @property
-    def early(self) -> bool:
-        """Whether hits may refresh before the ttl is over."""
-        return bool(self._early)
-
     def life(self, ttl: Any, default_ttl: float | None, took: float) -> Any:
         """Return how long a result lives: what `judge` said, with jitter and windows.
 

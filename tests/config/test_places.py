@@ -419,6 +419,29 @@ def test_a_change_that_comes_while_a_store_is_found_is_not_missed() -> None:
     assert len(store) == 0
 
 
+def test_a_change_that_comes_just_before_a_methods_first_call_is_not_missed() -> None:
+    class Shop:
+        @cache_aside
+        def total(self, x: int) -> object:
+            return object()
+
+    store, other = MemoryStore(), MemoryStore()
+    memoized: Any = Shop.total._self_memoized  # type: ignore[attr-defined]
+    prepare = memoized.prepare
+
+    def late() -> bool:
+        memoized.prepare = prepare
+        passing: bool = prepare()
+        configure(default=other)  # another thread
+        return passing
+
+    configure(default=store)
+    memoized.prepare = late
+    shop = Shop()
+    assert shop.total(1) is shop.total(1)
+    assert (len(store), len(other)) == (0, 1)
+
+
 def test_a_change_that_comes_while_calls_are_prepared_is_not_missed() -> None:
     """From caching to passing and back, between a look at what holds and the lock."""
     from memo import disabled

@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 import warnings
+import weakref
 
 import pytest
 
@@ -447,3 +448,19 @@ def test_forks_under_load_leave_every_lock_free_and_every_record_there(path):
     assert opened(path) == before == 1
     store.close()
     assert opened(path) == 0
+
+
+def test_a_file_that_is_collected_before_its_turn_keeps_no_other_from_being_let_go(path, monkeypatch):
+    """1. the child lists the open files   2. a collection takes one of them   3. the next is closed all the same."""
+
+    class Gone:
+        pass
+
+    store = PickleFileStore(path)
+    store.set("a", 1)
+    log = store._view.log
+    monkeypatch.setattr(logfile, "_logs", {0: weakref.ref(Gone()), 1: weakref.ref(log)})
+    logfile._in_child()
+    assert log.fd < 0
+    assert store.get("a") == 1
+    store.close()

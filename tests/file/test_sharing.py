@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import fcntl
 import functools
 import os
 import threading
@@ -13,8 +14,10 @@ import pytest
 
 import memo
 from memo import MISSING, OptionError, PickleFileStore, StoreError, UnkeyableError, cache_aside, cache_aside_many
-from memo.stores import logfile
+from memo.stores import access, logfile
 from memo.stores.filespace import FileSpace
+from memo.stores.logfile import LogFile
+from memo.stores.replay import View
 
 NIGHTLY = os.environ.get("MEMO_PROFILE") == "nightly"
 
@@ -539,6 +542,45 @@ def test_a_space_whose_function_is_gone_counts_no_more(store):
     store.set("a", 1)
     assert not space.join(counters.hits, counters.misses)
     assert (store.stats().hits, store.stats().misses) == (0, 1)
+
+
+def test_who_has_read_much_and_comes_too_late_for_the_lock_then_waits_for_it(store, make, path, monkeypatch):
+    """1. the lock is free, and much is to be read   2. it is let go for that   3. another takes it   4. a wait."""
+    other = make()
+    store.set("a", "old")
+    other.set("much", bytes(1_000))
+    monkeypatch.setattr(access, "LARGE", 500)
+    log, real_lock, real_append = store._view.log, LogFile.try_lock, View.append
+    tries, held = [], []
+
+    def try_lock(self):
+        if self is not log:
+            return real_lock(self)
+        tries.append(len(tries) != 1 and real_lock(self))
+        return tries[-1]
+
+    def append(self, items):
+        with open(path) as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.append(self)
+        real_append(self, items)
+
+    monkeypatch.setattr(LogFile, "try_lock", try_lock)
+    monkeypatch.setattr(View, "append", append)
+    store.set("a", "new")
+    assert tries == [True, False, True]
+    assert held == [store._view]
+    assert (other.get("a"), store.get("much")) == ("new", bytes(1_000))
+
+
+@pytest.mark.parametrize("tag", ["of:1", "of:2"])
+def test_a_lease_that_two_loads_share_bears_the_tags_of_both(store, tag):
+    """A parameter that is left out of the key may give one key two tags."""
+    space = cache_aside(store=store, namespace="f")(lambda x: x)._self_memoized.attached()
+    first = space.take("key", ("of:1",), False)
+    assert space.take("key", ("of:2",), False).lease is first.lease
+    store.invalidate_tags(tag)
+    assert space.fill("key", first.lease, "old", None, ()) is False
 
 
 # -- a result that is not kept -----------------------------------------------------------------------------------------

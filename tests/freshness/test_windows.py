@@ -389,6 +389,75 @@ async def test_followers_of_a_load_that_fails_are_served_the_old_result_too_asyn
     assert f.stats().stale_hits == 3
 
 
+@pytest.mark.parametrize(("seconds", "stale_hits"), [(6, 0), (11, 1)], ids=["due early", "stale"])
+def test_who_looks_again_after_a_wait_has_what_is_due_refreshed(store, clock, monkeypatch, seconds, stale_hits):
+    """1. A loads   2. B waits for A   3. another sets the result, and it is due   4. A is interrupted   5. B looks."""
+    monkeypatch.setattr(Policy, "life", lambda self, *_: Life(10.0, 4.0, 5.0, 5.0))
+    results, entered, gate = iter([asyncio.CancelledError(), "refreshed"]), threading.Event(), threading.Event()
+    answers = []
+
+    @cache_aside(store=store, ttl=10, stale_while_revalidate=5, early_refresh=1)
+    def f(x):
+        entered.set()
+        assert gate.wait(PATIENCE)
+        result = next(results)
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def call():
+        try:
+            answers.append(f(7))
+        except asyncio.CancelledError:
+            answers.append("interrupted")
+
+    leader = threading.Thread(target=call, daemon=True)
+    leader.start()
+    assert entered.wait(PATIENCE)
+    follower = threading.Thread(target=call, daemon=True)
+    follower.start()
+    while f.stats().waits < 1:
+        threading.Event().wait(0.0005)
+    f.set("set meanwhile", 7)
+    clock.advance(seconds)
+    gate.set()
+    for thread in leader, follower:
+        thread.join(PATIENCE)
+    assert sorted(answers) == ["interrupted", "set meanwhile"]
+    assert background.drain(PATIENCE)
+    assert f(7) == "refreshed"
+    assert (f.stats().stale_hits, f.stats().refreshes) == (stale_hits, 1)
+
+
+@pytest.mark.parametrize(("seconds", "stale_hits"), [(6, 0), (11, 1)], ids=["due early", "stale"])
+async def test_who_looks_again_after_a_wait_has_what_is_due_refreshed_async(
+    store, clock, monkeypatch, seconds, stale_hits
+):
+    monkeypatch.setattr(Policy, "life", lambda self, *_: Life(10.0, 4.0, 5.0, 5.0))
+    results, gate = iter([asyncio.CancelledError(), "refreshed"]), asyncio.Event()
+
+    @cache_aside(store=store, ttl=10, stale_while_revalidate=5, early_refresh=1)
+    async def f(x):
+        await gate.wait()
+        result = next(results)
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    calls = [asyncio.create_task(f(7)) for _ in range(2)]
+    while f.stats().waits < 1:
+        await asyncio.sleep(0)
+    await f.set("set meanwhile", 7)
+    clock.advance(seconds)
+    gate.set()
+    (interrupted, answer) = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(interrupted, asyncio.CancelledError)
+    assert answer == "set meanwhile"
+    await drivers.drain_async()
+    assert await f(7) == "refreshed"
+    assert (f.stats().stale_hits, f.stats().refreshes) == (stale_hits, 1)
+
+
 def test_a_background_refresh_runs_in_an_empty_context(source, store, clock):
     f = Side("sync", source, store, {"stale_while_revalidate": 5})
     f()

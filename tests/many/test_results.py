@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import pickle
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -200,6 +201,13 @@ def test_ids_that_render_alike_share_the_result_of_the_first(many):
     assert asked == [[7, 8]]
     assert (load.stats().hits, load.stats().misses) == (0, 2)
     assert load(["7", 7]) == {"7": "7", 7: "7"}
+
+
+def test_an_id_that_a_template_cannot_render_safely_is_refused_by_the_functions_name(many, source):
+    load = many(source.load, key="id:{ids}")
+    with pytest.raises(UnkeyableError, match=rf"^{re.escape(load._self_memoized.name)}: {{ids}}"):
+        load([1, object()])
+    assert source.asked == []
 
 
 def test_other_parameters_are_part_of_each_key_and_ignored_ones_are_not(store):

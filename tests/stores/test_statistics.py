@@ -5,10 +5,13 @@ from __future__ import annotations
 import gc
 import pickle
 import threading
+from collections import deque
 
 import pytest
 
 from memo import MISSING, MemoryStore, cache_aside
+from memo.stats import Counter
+from memo.stores.books import Books
 from memo.testing import check_memory_store
 
 
@@ -231,3 +234,28 @@ def test_invalidating_a_method_counts_and_removes_the_entries_of_all_instances()
     assert two.method.peek(1) is MISSING
     assert one.method(1) == one.method(1) == 1
     check_memory_store(store)
+
+
+def test_a_function_that_another_thread_lets_go_first_is_let_go_once():
+    """1. both see that a function has died   2. the other takes it   3. this one finds none left."""
+
+    class Owner:
+        pass
+
+    class Space:
+        deaths = ()
+
+    class Raced(deque):
+        def popleft(self):
+            if len(self) == 1:
+                taken.append(super().popleft())
+            return super().popleft()
+
+    books, space, owner, taken = Books(), Space(), Owner(), []
+    books._dead = Raced()
+    books.open(space, owner, (Counter(), Counter()))
+    del owner
+    gc.collect()
+    assert books.bury() == []
+    assert [each.space for each in taken] == [space]
+    assert space in books._functions, "the other one does that"

@@ -9,6 +9,7 @@ import pytest
 
 from memo import DEFAULT, MISSING, MemoryStore, OptionError, cache_aside
 from memo.clock import MAX_SECONDS
+from memo.entry import Entry
 from memo.testing.plain import BAD_DURATIONS, GOOD_DURATIONS
 
 
@@ -161,3 +162,10 @@ def test_there_are_enough_bad_durations():
 def test_an_infinite_duration_is_told_about_none():
     with pytest.raises(OptionError, match="None means that it never ends"):
         MemoryStore(default_ttl=math.inf)
+
+
+def test_an_entry_without_windows_is_fresh_to_its_end_and_of_no_use_afterwards():
+    entry = Entry(None, "key", "value", 5.0)
+    assert (entry.due, entry.fresh_until, entry.stale_until, entry.kept_until) == (5.0, 5.0, 5.0, 5.0)
+    entry.move(7.0)
+    assert (entry.due, entry.fresh_until, entry.stale_until, entry.kept_until) == (7.0, 7.0, 7.0, 7.0)
