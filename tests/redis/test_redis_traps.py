@@ -299,6 +299,17 @@ def test_an_entry_that_is_damaged_is_a_miss_and_is_replaced(redis_server, plain,
         assert plain.stats().errors["decoding"] >= 1
 
 
+def test_a_result_with_windows_that_is_damaged_is_a_miss_and_is_replaced(redis_server, plain):
+    client = redis_server.client()
+    f = cache_aside(store=plain, namespace="f", ttl=60, stale_while_revalidate=60)(lambda x: "loaded")
+    f(1)
+    client.append("cache:f(1)", b"}")
+    assert f.peek(1) is MISSING
+    assert f(1) == f(1) == "loaded"
+    assert f.stats().loads == 2
+    assert plain.stats().errors["decoding"] >= 1
+
+
 def test_the_entry_of_one_key_that_is_copied_to_another_is_not_served_there(redis_server, plain):
     """As if the answers to two questions were exchanged."""
     client = redis_server.client()
