@@ -105,8 +105,9 @@ WHAT A LOAD MEETS WHEN AN INVALIDATION OVERTAKES IT
 
 WHERE THE STORE DOES LESS THAN THIS, which costs a load or a stored result and never a stale read:
   1  nothing, SET refused, for the second time: no lease, and the result is not stored
-  3  the scripts that lengthen stamps' lives come behind the one that stores, and do not compare; a fill for which there
-     is no memory leaves the older value where it is, and gives back what the caller has `taken`
+  3  the scripts that lengthen stamps' lives come behind the one that stores, and do not compare; a process sends them
+     with the first fill, and again when a quarter of that life is over; a fill for which there is no memory
+     leaves the older value where it is, and gives back what the caller has `taken`
   6  whoever waits without a limit of his own waits for one and the same lease for 30 seconds, then loads with it
   7  a flight has its lease from `begun` on; whoever has `taken` takes the place of any flight that stands there
 

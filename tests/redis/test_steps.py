@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 
 from memo import MISSING, OptionError, RedisStore, StoreError, cache_aside, cache_aside_many, escape_pattern
 from memo.entry import DEFAULT, Life
-from memo.stores.redis import protocol
+from memo.stores.redis import leases, protocol
 from memo.stores.redis.commands import Refusal
 from memo.stores.redis.leases import RedisLease
 from memo.stores.redis.steps import BATCH, StoreSteps, together
@@ -83,8 +84,8 @@ def test_a_hit_is_one_round_trip_and_a_miss_two(store, trips, awaits):
     run(awaits, f, 0)
     trips.clear()
     assert run(awaits, f, 1) == [1]
-    # The second trip is the fill: the script that stores, and one that lengthens the stamp's life.
-    assert trips.taken() == [["GET", "GET", "SET"], ["EVALSHA", "EVALSHA"]]
+    # The second trip is the fill, by a script. The first fill has lengthened the stamp's life, too.
+    assert trips.taken() == [["GET", "GET", "SET"], ["EVALSHA"]]
     assert run(awaits, f, 1) == [1]
     assert trips.taken() == [["GET", "GET", "SET"]]
 
@@ -97,7 +98,7 @@ def test_with_tags_too(store, trips, awaits):
     store.delete(f.key_for(1))
     trips.clear()
     run(awaits, f, 1)
-    assert trips.taken() == [["GET"] * 4 + ["SET"], ["EVALSHA"] * 4]
+    assert trips.taken() == [["GET"] * 4 + ["SET"], ["EVALSHA"]]  # and no longer life for some time
     run(awaits, f, 1)
     assert trips.taken() == [["GET"] * 4 + ["SET"]]
 
@@ -122,7 +123,7 @@ def test_of_many_ids_the_hits_are_one_round_trip_and_so_are_the_leases_and_the_f
     assert run(awaits, f, ids) == {each: each for each in ids}
     assert trips.taken() == [["MGET", "MGET"]]
     assert len(run(awaits, f, list(range(90, 110)))) == 20
-    assert trips.taken() == [["MGET", "MGET"], ["GET", "GET", "SET"] * 10, ["EVALSHA", "EVALSHA"] * 10]
+    assert trips.taken() == [["MGET", "MGET"], ["GET", "GET", "SET"] * 10, ["EVALSHA"] * 10]
     assert run(awaits, f.invalidate_many, [1, 2, 3, 3, 1000]) == 3
     assert [len(trip) for trip in trips.taken()] == [4 * 3, 3 * 2]  # removing; asking which of them were valid
     assert run(awaits, f.invalidate_many, []) == 0
@@ -446,6 +447,49 @@ def test_a_stamp_lives_for_twice_as_long_as_what_bears_it(store, client, ttl, le
     assert least - 10_000 < stamp(client) <= least
     f.set(5, 2)
     assert least - 10_000 < stamp(client) <= least
+
+
+def test_a_stamp_is_lengthened_again_in_time_and_where_it_is_another_one(store, client, trips, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    f = decorated(False, lambda x: x, store=store, ttl=3_600)
+    short, ever = (decorated(False, lambda x: x, store=store, ttl=ttl) for ttl in (60, None))
+
+    def lengthens(function, x):
+        trips.clear()
+        function(x)
+        return trips.taken()[-1] == ["EVALSHA"] * 2
+
+    assert [lengthens(f, x) for x in range(3)] == [True, False, False]
+    assert lengthens(short, 3), "another ttl"
+    now[0] += 1_799  # of the two hours that it was to live
+    assert not lengthens(f, 4)
+    now[0] += 2
+    assert [lengthens(f, x) for x in (5, 6)] == [True, False]
+    f.invalidate_all()
+    assert [lengthens(f, x) for x in (7, 8)] == [True, False]
+    now[0] += 10**9
+    assert [lengthens(ever, x) for x in (9, 10)] == [True, False]
+    now[0] += 10**9
+    assert not lengthens(ever, 11), "it has no end"
+    assert stamp(client) == -1
+
+
+def test_a_stamp_that_could_not_be_lengthened_is_tried_again():
+    steps = StoreSteps("cache:", 60)
+    fill = ("k", "f", (), b'["f"]', LEASE, b"1", 60)
+    assert answered(steps.fill(*fill), [1, Refusal("NOPERM")]) is True
+    assert len(steps.fill(*fill).send(None)) == 2
+    assert answered(steps.fill(*fill), [1, 5]) is True
+    assert len(steps.fill(*fill).send(None)) == 1
+
+
+def test_what_is_remembered_of_stamps_is_bounded(monkeypatch):
+    monkeypatch.setattr(leases, "STAMPS", 3)
+    steps = StoreSteps("cache:", 60)
+    for tag in "abcdefg":
+        assert answered(steps.fill("k", "f", (tag,), b"", LEASE, b"1", 60), [1, 5, 5]) is True
+        assert len(steps._lengthened) <= 3
 
 
 def test_no_stamp_is_shortened_and_one_of_what_never_expires_has_no_end(store, client):

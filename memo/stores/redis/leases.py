@@ -7,6 +7,7 @@ round trip. So each operation is written once, for those who block and for those
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -24,6 +25,9 @@ Steps = Generator[list[Command], list[Reply], T]
 
 ADDRESSES: Final = 4096
 """Keys whose names and digests a process remembers: about a megabyte."""
+
+STAMPS: Final = 1024
+"""Stamps of which a process remembers when it has lengthened their lives."""
 
 _STAMPS: Final = ("~fn:", "~tag:")
 """What the keys of stamps begin with, after the prefix."""
@@ -96,6 +100,8 @@ class EntrySteps:
         self.default_ttl = default_ttl
         self._first = prefix.encode("utf-8", "surrogatepass")
         self._stamp_life = int(2000 * protocol.LONGEST_LOAD)
+        # Until when, of the monotonic clock, stamps live long enough; by whose they are, themselves and that life.
+        self._lengthened: dict[tuple[Any, ...], float] = {}
         # The server's name of a key, and its digest: of the keys in use both are known.
         self.address: Callable[[str], tuple[bytes, bytes]] = lru_cache(ADDRESSES)(partial(_address, self._first))
 
@@ -300,13 +306,25 @@ class EntrySteps:
         full, key_digest = self.address(key)
         data = protocol.header(protocol.new_id(), key_digest, lease.stamps, windows, named) + payload
         longest = 0 if life == 0 else max(self._stamp_life, 2 * life)
-        replies = yield [
-            protocol.FILL(full, lease.id, data, life),
-            *(protocol.EXTEND(each, longest) for each in self.stamp_keys(owner, tags)),
-        ]
+        commands = [protocol.FILL(full, lease.id, data, life)]
+        stamps = (owner, tags, lease.stamps, longest)
+        if self._lengthened.get(stamps, 0.0) < time.monotonic():
+            commands += [protocol.EXTEND(each, longest) for each in self.stamp_keys(owner, tags)]
+        replies = yield commands
         if isinstance(replies[0], Refusal):
             raise replies[0]
+        if len(commands) > 1 and not any(isinstance(each, Refusal) for each in replies):
+            self._enough(stamps, longest / 4000 if longest else math.inf)
         return bool(replies[0])
+
+    def _enough(self, stamps: tuple[Any, ...], length: float) -> None:
+        """Note that stamps live long enough for so many seconds, for what is filled meanwhile with the same ttl.
+
+        If they go all the same nobody is served what bears them: it is loaded again.
+        """
+        if len(self._lengthened) >= STAMPS:
+            self._lengthened.clear()
+        self._lengthened[stamps] = time.monotonic() + length
 
     def release(self, key: str, lease: RedisLease, remove: bool) -> Steps[None]:
         """Give back the placeholder or the claim that a lease is, and with `remove` what stands there too."""
