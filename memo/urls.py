@@ -228,10 +228,17 @@ def _serializer(shown: str, text: str) -> str:
     return name
 
 
+def _yes_or_no(shown: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise OptionError(f"{shown}: allowed are 'true' and 'false'")
+    return text == "true"
+
+
 _NETWORK: Final[dict[str, Callable[[str, str], Any]]] = {
     "default_ttl": _seconds_or_none,
     "timeout": _seconds,
     "connect_timeout": _seconds,
+    "retry_invalidations": _yes_or_no,
     "serializer": _serializer,
     "prefix": _prefix,
 }

@@ -1049,6 +1049,13 @@ REDIS_STORE = {
         "redis/test_failures.py::test_loading_its_data_it_answers_nothing_else",
         "redis/test_wire.py::test_each_call_of_a_socket_has_what_is_left_of_the_deadline",
     ],
+    "invalidations that wait, the newest wins": [
+        "redis/test_owed.py::test_what_got_no_answer_is_removed_before_anything_else_is_asked",
+        "redis/test_owed.py::test_the_newest_wins",
+        "redis/test_owed.py::test_a_load_that_began_before_is_not_stored",
+        "redis/test_owed.py::test_while_nobody_asks_for_anything_a_thread_tries_again_and_ends",
+        "redis/test_owed.py::test_while_the_server_refuses_to_remove_nothing_is_read",
+    ],
     "one deadline for an operation": [
         "redis/test_link.py::test_a_lookup_of_two_round_trips_has_one_deadline_and_the_fill_its_own",
         "redis/test_link.py::test_an_operation_that_goes_on_and_on_ends_with_its_time_and_opens_no_breaker",

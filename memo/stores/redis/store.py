@@ -34,9 +34,11 @@ class RedisStats(StoreStats):
     Attributes:
         errors: what failed without failing the caller, by name: operations to which the server has not answered,
             "decoding", and "strange": what stood at a function's key and was not its own.
+        waiting: keys that are to be removed when the server answers again, with `retry_invalidations`.
     """
 
     errors: dict[str, int] = field(default_factory=dict)
+    waiting: int = 0
 
 
 class RedisStore(Store):
@@ -48,7 +50,7 @@ class RedisStore(Store):
 
     Where the server does not answer within `timeout`, reads find nothing and `set` stores nothing, which is counted and
     logged once, and after some failures it is left alone for a while; what was to be removed and could not be is a
-    StoreError.
+    StoreError, or waits.
 
     Args:
         server: a URL (redis://, rediss://, unix://); or a client of redis-py, or of redis.asyncio, or a tuple of both,
@@ -60,6 +62,8 @@ class RedisStore(Store):
             all keys (`keys`, `delete_pattern`, `clear`, `stats`) takes as long as there are keys, each of its round
             trips at most the timeout.
         connect_timeout: the same for a connection to be made; no operation waits for that longer than for its timeout.
+        retry_invalidations: a removal that gets no answer is no error: its keys, 1 000 at most, wait in this process,
+            are removed before anything else that it asks, and tried again in a thread. Others read on until then.
 
     Raises:
         OptionError: an argument is out of range; a password in it is not shown.
@@ -76,9 +80,12 @@ class RedisStore(Store):
         serializer: Any = "json",
         timeout: Any = 0.25,
         connect_timeout: Any = 5,
+        retry_invalidations: bool = False,
     ) -> None:
         if not isinstance(prefix, str) or not prefix:
             raise OptionError(f"prefix={prefix!r}: allowed is text that is not empty: only what begins so is touched")
+        if type(retry_invalidations) is not bool:
+            raise OptionError(f"retry_invalidations={retry_invalidations!r}: allowed are True and False")
         self.prefix = prefix
         self.default_ttl = checked_ttl(default_ttl, "default_ttl")
         self._timeout = seconds(timeout, "timeout")
@@ -89,7 +96,7 @@ class RedisStore(Store):
         self._lock = fork_safe_lock()  # guards the two below
         self._errors: dict[str, int] = {}
         self._deletes = 0
-        self._link = Link(server, self._timeout, seconds(connect_timeout, "connect_timeout"))
+        self._link = Link(server, self._timeout, seconds(connect_timeout, "connect_timeout"), retry_invalidations)
 
     def __repr__(self) -> str:
         return f"RedisStore(prefix={self.prefix!r}, default_ttl={self.default_ttl})"
@@ -441,8 +448,6 @@ class RedisStore(Store):
     def _stats(self, size: int) -> RedisStats:
         self._books.bury()
         hits, misses = self._books.totals()
-        with self._lock:
-            errors = dict(self._errors)
         return RedisStats(
             hits=hits,
             misses=misses,
@@ -452,7 +457,8 @@ class RedisStore(Store):
             expirations=0,
             size=size,
             max_size=None,
-            errors=errors,
+            errors=dict(self._errors),  # one step in C
+            waiting=len(self._link.owed or ()),
         )
 
     def _size(self) -> Steps[int]:
@@ -486,9 +492,8 @@ class RedisStore(Store):
 
 def _in_child() -> None:
     for store in stores():
-        link = getattr(store, "_link", None)  # one whose arguments were refused has none, and is listed while it lives
-        if isinstance(link, Link):
-            link.forget()
+        if hasattr(store, "_link"):  # one whose arguments were refused has none, and is listed while it lives
+            store._link.forget()
 
 
 in_child(_in_child)
