@@ -237,12 +237,9 @@ class FileEntries(FileAccess):
         keys = self._reading(lambda: self._view.index.listed() if self._view is not None else [])
         alive: list[str] = []
         for start in range(0, len(keys), _CHUNK):
-            with self._lock:
-                if self._inside.locked():
-                    break
-                with self._inside:
-                    if self._view is not None:  # another thread has closed it meanwhile
-                        alive += [key for key in keys[start : start + _CHUNK] if self._alive(key) is not None]
+            with self._lock, self._inside:  # free: within another operation of this thread `_reading` has raised
+                if self._view is not None:  # another thread has closed it meanwhile
+                    alive += [key for key in keys[start : start + _CHUNK] if self._alive(key) is not None]
         return alive
 
 
