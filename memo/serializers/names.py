@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any, Final
 
@@ -43,7 +44,7 @@ class CompressedSerializer(Serializer):
     """
 
     def __init__(self, inner: Any, method: str = "gzip", max_size: int = LARGEST) -> None:
-        if method not in _WINDOW_BITS:
+        if not isinstance(method, str) or method not in _WINDOW_BITS:
             raise OptionError(f"method={method!r}: allowed are {', '.join(map(repr, _WINDOW_BITS))}")
         self._inner = adapted_serializer(inner)
         self._method = method
@@ -96,8 +97,11 @@ class _Adapter(Serializer):
         self._inner = inner
         self._binary = binary
         self.verify = bool(getattr(inner, "verify", True))
-        origin = getattr(inner.loads, "__module__", None) or ""
-        self.networked = origin.partition(".")[0] not in {"pickle", "_pickle", "dill", "marshal"}
+        loads = inner.loads
+        while isinstance(loads, partial):
+            loads = loads.func
+        origin = getattr(loads, "__module__", None) or ""
+        self.networked = origin.partition(".")[0] not in {"pickle", "_pickle", "dill", "jsonpickle", "marshal"}
 
     def _encode(self, value: Any) -> Any:
         data = self._inner.dumps(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import pickle
@@ -200,6 +201,8 @@ UNSAFE = [
     pickle,
     CompressedSerializer(pickle),
     types.SimpleNamespace(dumps=pickle.dumps, loads=pickle._loads),  # type: ignore[attr-defined]
+    types.SimpleNamespace(dumps=pickle.dumps, loads=functools.partial(pickle.loads, fix_imports=False)),
+    types.SimpleNamespace(dumps=pickle.dumps, loads=functools.partial(functools.partial(pickle.loads), encoding="x")),
     __import__("marshal"),
 ]
 
@@ -208,6 +211,13 @@ UNSAFE = [
 def test_a_network_store_can_refuse_to_unpickle_what_anyone_wrote(serializer: Any) -> None:
     with pytest.raises(OptionError, match=r"PickleSerializer\(secret=\.\.\.\)"):
         network_serializer(serializer)
+
+
+def test_a_json_that_makes_any_object_counts_as_a_pickle() -> None:
+    jsonpickle = types.ModuleType("jsonpickle")
+    exec("def dumps(value): ...\ndef loads(data): ...", {"__name__": "jsonpickle.unpickler"}, vars(jsonpickle))
+    with pytest.raises(OptionError, match=r"PickleSerializer\(secret=\.\.\.\)"):
+        network_serializer(jsonpickle)
 
 
 @pytest.mark.parametrize("options", [{"secret": SECRET}, {"trusted": True}], ids=repr)
