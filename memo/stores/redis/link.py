@@ -71,7 +71,7 @@ class Link:
         """
         if self._wire is None:
             raise StoreError("this store has a client of redis.asyncio only: give it a blocking one too, as a tuple")
-        owed, keys = ((), ()) if self.owed is None else (self.owed.waiting(), _removed(commands, loud))
+        owed, keys = ((), ()) if self.owed is None else (self.owed.waiting(), _removed(commands))
         sent = first(owed, commands) if owed else commands
         try:
             self._ask(loud and not keys)
@@ -89,7 +89,7 @@ class Link:
         """Do what `call` does, awaited."""
         if self._awire is None:
             return await asyncio.to_thread(self.call, commands, loud, deadline)
-        owed, keys = ((), ()) if self.owed is None else (self.owed.waiting(), _removed(commands, loud))
+        owed, keys = ((), ()) if self.owed is None else (self.owed.waiting(), _removed(commands))
         sent = first(owed, commands) if owed else commands
         try:
             self._ask(loud and not keys)
@@ -196,9 +196,9 @@ def _wires(server: Any, connect_timeout: float) -> tuple[Any, Any]:
     return blocking, awaiting
 
 
-def _removed(commands: Sequence[Command], loud: bool) -> list[bytes]:
-    """Return the keys that commands remove whose failure would be an error."""
-    return [command[1] for command in commands if command[0] == "UNLINK"] if loud else []
+def _removed(commands: Sequence[Command]) -> list[bytes]:
+    """Return the keys that commands remove."""
+    return [command[1] for command in commands if command[0] == "UNLINK"]
 
 
 def _unknown(commands: Sequence[Command], replies: Sequence[Reply]) -> dict[int, Command]:
