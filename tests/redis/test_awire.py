@@ -9,8 +9,9 @@ import time
 import pytest
 
 from memo import StoreError
+from memo.stores.redis import awire as awire_module
 from memo.stores.redis.awire import AsyncWire, _cut, _ended, _heard
-from memo.stores.redis.commands import NoConnection, WrongAnswer
+from memo.stores.redis.commands import NoConnection, Refusal, WrongAnswer
 from memo.stores.redis.wire import AT_ONCE
 
 LONG = 20.0
@@ -349,3 +350,37 @@ async def test_one_late_answer_ends_one_connection_and_no_other(redis_server, wi
     assert await wire.call([("RPUSH", b"q", b"v")], soon()) == [1]
     assert await patient == [[b"q", b"v"]]
     assert not pool._asked
+
+
+async def test_an_answer_that_has_just_come_when_its_time_is_over_is_an_answer(redis_server, wires, monkeypatch):
+    """1. the last answer comes   2. the timer ends the connection   3. the task goes on, and makes no other use it."""
+    wire = wires(redis_server.url)
+    pool = await pool_of(wire)
+    (connection,) = pool._idle
+    real = awire_module.check
+
+    def check(commands, replies):
+        real(commands, replies)
+        pool._asked[connection] = 0.0
+        pool._give_up()
+
+    monkeypatch.setattr(awire_module, "check", check)
+    assert await wire.call([("GET", b"k")], soon()) == [None]
+    assert (pool._idle, pool._all, pool._asked) == ([], set(), {})
+    monkeypatch.undo()
+    assert await wire.call([("GET", b"k")], soon()) == [None]
+    assert pool._idle[0] is not connection
+
+
+@pytest.mark.parametrize("reads", ["hiredis if it is there", "the client library"])
+async def test_an_error_that_the_server_answers_is_an_answer(redis_server, wires, reads, monkeypatch):
+    if reads == "the client library":
+        monkeypatch.setattr(awire_module, "answers_of", lambda connection: None)
+    wire = wires(redis_server.url)
+    redis_server.client().rpush("list", "x")
+    replies = await wire.call([("SET", b"k", b"v"), ("GET", b"list"), ("GET", b"k")], soon())
+    assert isinstance(replies[1], Refusal)
+    assert replies[1].kind == "WRONGTYPE"
+    assert [replies[0], replies[2]] == [b"OK", b"v"]
+    (pool,) = wire._pools.values()
+    assert len(pool._idle) == 1

@@ -542,7 +542,10 @@ def test_a_peer_that_takes_nothing_and_says_nothing_is_an_error(peers, wires, mo
     assert not wire._idle
 
 
-def test_an_error_that_the_server_answers_is_an_answer(redis_server, wires):
+@pytest.mark.parametrize("reads", ["hiredis if it is there", "the client library"])
+def test_an_error_that_the_server_answers_is_an_answer(redis_server, wires, reads, monkeypatch):
+    if reads == "the client library":
+        monkeypatch.setattr(wire_module, "answers_of", lambda connection: None)
     wire = wires(redis_server.url)
     redis_server.client().rpush("list", "x")
     replies = wire.call([("SET", b"k", b"v"), ("GET", b"list"), ("GET", b"k")], soon())
