@@ -223,29 +223,31 @@ def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Ge
         flight: Flight = flights.setdefault(mine.key, mine)
         if flight is mine:
             break
-        joins = flight.may_join(reading)
-        if reading.taken and (plan.fleet or not joins):
-            # This caller's own read has made the lease: nothing stood there, so another one that the flight has is
-            # void. And if the flight of a fleet has not begun, it waits for this very lease as for another process's.
-            if mine.replace(flight):
-                break
-            continue
-        if joins:
+        if reading.taken:
+            mine.lease = reading.lease  # if it still stands, it is to be given back as this caller's own
+            if plan.fleet:
+                # If that flight has not begun, it waits for this very lease as for another process's.
+                if mine.replace(flight):
+                    break
+                continue
+        if flight.may_join(reading):
             answer = yield Wait(flight)
             if answer is TIMED_OUT:
                 joinable, over = False, True
                 break
-            if reading.taken:
-                # The flight was the first to see this caller's lease, and has loaded with it. If it has not filled the
-                # key, nobody else gives the lease back.
-                yield Release(reading.lease, remove=False)
+            if mine.lease is not None:
+                # The flight may have been the first to see this caller's lease, and have loaded with it. If it has not
+                # filled the key, nobody else gives the lease back.
+                yield Release(mine.lease, remove=False)
+                mine.lease = None
             # A leader that was interrupted or cancelled leaves no outcome for others: they elect a new one.
             if answer is not GONE and not answer.private:
                 return (yield from _rescued(plan, answer))
         elif (flight is doubted or (reading is UNREAD and not space.asks_again)) and mine.replace(flight):
             break
         else:
-            # The read may be older than the flight's lease: only one made after the flight was seen can tell.
+            # The read may be older than the flight's lease, also where it has made one itself that is gone by now: only
+            # one made after the flight was seen can tell.
             doubted = flight
         reading = yield READ
         if reading.value is not MISSING:
@@ -261,7 +263,7 @@ def _lookup(plan: Plan, mine: Flight, first: Reading | None, inline: bool) -> Ge
         if space.alone(reading.lease):
             lease = reading.lease
         else:
-            mine.lease = reading.lease  # if it still stands, it is to be given back as this caller's own
+            mine.lease = reading.lease  # as above
     outcome: Outcome = (yield from load(plan, mine, False, None, lease)) if inline else (yield Load(joinable, lease))
     return (yield from _rescued(plan, outcome))
 

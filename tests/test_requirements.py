@@ -1119,6 +1119,8 @@ REDIS_STORE = {
         "redis/test_loops.py::test_whoever_asks_at_once_a_key_is_loaded_once",
         "redis/test_loops.py::test_who_hears_late_of_its_lease_does_not_load_again_what_another_has_loaded_with_it",
         "redis/test_loops.py::test_who_took_the_lease_joins_a_flight_that_has_not_begun",
+        "redis/test_late_answers.py::test_whenever_an_answer_arrives_a_key_is_loaded_once_and_nothing_stale_is_left",
+        "redis/test_late_answers.py::test_who_hears_late_of_its_lease_joins_who_has_another_one_by_then",
     ],
     "URLs": [
         "redis/test_redis_urls.py::test_a_url_is_a_redis_store",

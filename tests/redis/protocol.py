@@ -83,9 +83,13 @@ it waits for the fleet, and none that others see if it has given up: it would no
 `begun` on also its final stamps. A caller compares what its own lookup read:
   the same id, not begun                           join
   the same id, begun, all stamps there and equal   join
-  another id, and this caller's SET took place     the flight's lease is void: take its place, without a second look
+  another id, this caller's SET, a fleet           take its place: it waits for this lease, or its own is void
   another id, not begun                            join: its load begins later than this call
   anything else                                    unsure: look up once more, and if still unsure take its place
+Unsure is also whose own SET took place, but for a fleet: if its answer was slow, others may have loaded with that
+lease, something may have voided it, and the flight's may be a later one. Who finds no flight there asks whether another
+load of the process can have borrowed its lease (`alone`), and if so looks once more before it loads. Who has joined
+with a lease of his own gives that back when the flight has landed, in case it has not filled the key.
 A caller that has looked up anew (a fleet's wait, a claim in vain) and whose flight no longer stands in the table goes
 through this again. That, and the place taken, are one step each under the flights' lock.
 
@@ -109,7 +113,8 @@ WHERE THE STORE DOES LESS THAN THIS, which costs a load or a stored result and n
      with the first fill, and again when a quarter of that life is over; a fill for which there is no memory
      leaves the older value where it is, and gives back what the caller has `taken`
   6  whoever waits without a limit of his own waits for one and the same lease for 30 seconds, then loads with it
-  7  a flight has its lease from `begun` on; whoever has `taken` takes the place of any flight that stands there
+  4  a lease that others have borrowed, beside which a stamp went meanwhile, is given back by nobody if all of them fail
+  7  a flight has its lease from `begun` on; in a fleet whoever has `taken` takes the place of any flight there
 
 AFTER A FAILOVER THAT LOSES THE LAST WRITE every invalidation since (and with) that write may not have been made, and
 is only as good as the entries' ttl; the others hold, and so does everything that is invalidated afterwards. After a
@@ -551,7 +556,7 @@ class Protocol:
         joins = False
         if self.defect == "whoever comes joins" or (same and (not flight.begun or stamps)):
             joins = True
-        elif caller.taken and not same and self.defect != "a taken placeholder joins":
+        elif self.fleet and caller.taken and not same and self.defect != "a taken placeholder joins":
             return self.take_off(world, at)
         elif not flight.begun:
             joins = True

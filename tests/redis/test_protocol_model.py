@@ -176,10 +176,10 @@ SEARCHES: dict[str, tuple[int, dict[str, Any]]] = {
     },
     **{
         f"one process, {way}": (least, options(*SAME, rounds=(way,)))
-        for way, least in zip(WAYS, (1100, 1300, 1300, 1400, 12000, 950, 1100), strict=True)
+        for way, least in zip(WAYS, (1000, 1300, 1300, 1300, 10000, 950, 1100), strict=True)
     },
-    "one process, evictions, key": (5500, options(*SAME, rounds=("key",), evict=1, starts=("empty", "warm"))),
-    "one process, evictions, tag": (7200, options(*SAME, rounds=("tag",), evict=1, starts=("empty", "warm"))),
+    "one process, evictions, key": (5200, options(*SAME, rounds=("key",), evict=1, starts=("empty", "warm"))),
+    "one process, evictions, tag": (6900, options(*SAME, rounds=("tag",), evict=1, starts=("empty", "warm"))),
     "one process, command by command": (
         4700,
         options(*SAME, rounds=("tag",), trip="pipeline", evict=1, starts=("warm",)),
@@ -195,7 +195,7 @@ SEARCHES: dict[str, tuple[int, dict[str, Any]]] = {
     "stamps apart, key": (4400, options(*TWO, rounds=("key",), trip="apart", starts=("empty", "dead"))),
     "stamps apart, tag": (4000, options(*TWO, rounds=("tag",), trip="apart", starts=("empty", "warm"))),
     "refresh": (3200, options("refresh@0", "lookup@1", rounds=("key",), evict=1)),
-    "refresh, one process": (1800, options("refresh@0", "lookup@0", rounds=("tag",))),
+    "refresh, one process": (1500, options("refresh@0", "lookup@0", rounds=("tag",))),
     "refresh, command by command": (1900, options("refresh@0", "lookup@1", rounds=("tag",), trip="pipeline")),
     "refresh, fleet": (3500, options("refresh@0", "lookup@1", rounds=("tag",), evict=1, fleet=True)),
     "two refreshes": (260, options("refresh@0", "refresh@1", rounds=("put",))),
