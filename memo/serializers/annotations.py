@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections.abc
 import contextlib
+import enum
 import functools
 import inspect
 import sys
@@ -175,16 +176,29 @@ def _prepared(annotation: Any, codec: Any) -> Any:
     if type(annotation).__name__ == "TypeAliasType":  # that of typing, or of typing_extensions
         return _prepared(annotation.__value__, codec)
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Literal or not parts:
+    if not parts:
         return annotation
+    if origin is typing.Literal:
+        return _literal(annotation, parts, codec)
     if origin is typing.Annotated:
         return annotation.copy_with((_prepared(parts[0], codec),))
     made = tuple(part if part is ... else _prepared(part, codec) for part in parts)
     if origin in (Union, types.UnionType):
         return _union(made, codec)
+    if origin is collections.abc.Iterable:  # which msgspec does not know, but for the list that most of these are
+        return types.GenericAlias(list, made)
     if all(one is two for one, two in zip(parts, made, strict=True)):
         return annotation
     return annotation.copy_with(made) if hasattr(annotation, "copy_with") else types.GenericAlias(origin, made)
+
+
+def _literal(annotation: Any, parts: tuple[Any, ...], codec: Any) -> Any:
+    """Return a Literal that msgspec takes: of members of an Enum the Enum, since what is read is compared."""
+    enums = dict.fromkeys(type(part) for part in parts if isinstance(part, enum.Enum))
+    if not enums:
+        return annotation
+    others = tuple(part for part in parts if not isinstance(part, enum.Enum))
+    return _union((*enums, typing.Literal[others]) if others else tuple(enums), codec)
 
 
 def _union(members: tuple[Any, ...], codec: Any) -> Any:

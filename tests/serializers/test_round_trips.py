@@ -88,6 +88,8 @@ KINDS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "IntEnum": (Level, st.sampled_from(Level)),
     "Flag": (Rights, st.sampled_from([*Rights, Rights.READ | Rights.WRITE])),
     "Literal": (Literal["a", 1], st.sampled_from(["a", 1])),
+    "Literal of an Enum": (Literal[Colour.RED, Level.LOW, "a"], st.sampled_from([Colour.RED, Level.LOW, "a"])),
+    "Optional Literal of an Enum": (Optional[Literal[Colour.RED]], st.sampled_from([None, Colour.RED])),  # noqa: UP045
     "NewType": (UserId, ints),
     "Annotated": (Annotated[list[User], "of a team"], st.lists(users, max_size=2)),
     "tuple of any length": (tuple[int, ...], st.lists(ints, max_size=4).map(tuple)),
@@ -98,6 +100,8 @@ KINDS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "set of tuples": (set[tuple[int, str]], st.sets(st.tuples(ints, text), max_size=3)),
     "set of dataclasses": (set[Point], st.sets(points, max_size=3)),
     "Sequence": (collections.abc.Sequence[int], st.lists(ints, max_size=3)),
+    "Iterable": (collections.abc.Iterable[User], st.lists(users, max_size=3)),
+    "list of Iterables": (list[collections.abc.Iterable[Point]], st.lists(st.lists(points, max_size=2), max_size=2)),
     "Mapping": (collections.abc.Mapping[str, int], st.dictionaries(text, ints, max_size=3)),
     "int keys": (dict[int, str], st.dictionaries(ints, text, max_size=3)),
     "date keys": (dict[dt.date, int], st.dictionaries(st.dates(), ints, max_size=3)),
