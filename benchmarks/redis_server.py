@@ -57,7 +57,10 @@ def setting() -> list[str]:
         where = "server and this process SHARE THE ONLY CORE: ratios say little"
     else:
         where = "server and this process run on any core: this system pins no process"
-    return [f"redis-server {words.get('v', '?')} over TCP on this machine, redis-py with {parser}; {where}"]
+    if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR):
+        where += ", both before all other work (chrt)"
+    with_parser = parser if "without" in parser else f"with {parser}"
+    return [f"redis-server {words.get('v', '?')} over TCP on this machine, redis-py {with_parser}; {where}"]
 
 
 class Server:
