@@ -182,6 +182,21 @@ async def test_a_connection_that_is_handed_to_a_task_which_is_cancelled_goes_to_
         assert pool._idle == [connection]
 
 
+async def test_a_connection_that_ends_while_it_is_handed_to_a_task_fails_it_at_once(redis_server, wires):
+    """1. it ends   2. it is handed to a waiter   3. its end is told   4. the waiter asks: nobody tells it again."""
+    wire = wires(f"{redis_server.url}?max_connections=1")
+    pool = await pool_of(wire)
+    connection = await pool._take(soon())
+    task = asyncio.create_task(wire.call([("GET", b"k")], soon()))
+    await asyncio.sleep(0)
+    assert pool._waiters
+    connection._writer.transport.abort()
+    pool._offer(connection)
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(task, LONG / 4)
+    assert await wire.call([("GET", b"k")], soon()) == [None]
+
+
 async def test_a_waiter_that_was_cancelled_is_passed_over(redis_server, wires):
     wire = wires(f"{redis_server.url}?max_connections=1")
     pool = await pool_of(wire)
@@ -274,6 +289,22 @@ async def test_an_answer_that_cannot_be_one_ends_the_connection(redis_server, wi
     with pytest.raises(WrongAnswer):
         await wire.call([("GET", b"k")], soon())
     assert not pool._all
+
+
+async def test_bytes_that_are_no_answer_are_an_error_of_who_waits_and_of_nobody_else(redis_server, peers, wires):
+    garbled, complaints = threading.Event(), []
+    peer = peers.between(redis_server, lambda data, send: send(b"garbage\r\n" if garbled.is_set() else data))
+    wire = wires(peer.url)
+    pool = await pool_of(wire)
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+    garbled.set()
+    with pytest.raises(ANY) as caught:
+        await wire.call([("GET", b"k")], soon())
+    assert not isinstance(caught.value, TimeoutError)
+    garbled.clear()
+    assert not pool._all
+    assert await wire.call([("GET", b"k")], soon()) == [None]
+    assert complaints == []
 
 
 async def test_closing_closes_what_is_idle_at_once_and_what_is_used_when_it_comes_back(redis_server, wires):

@@ -253,7 +253,12 @@ class Listener(asyncio.Protocol):
         """Return the answers to some commands, errors among them; fewer than there are commands if the server hangs up.
 
         That is to be awaited, and asked for before the commands are sent.
+
+        Raises:
+            ConnectionError: it was over before anyone asked; nobody would be told of that again.
         """
+        if self.over:
+            raise ConnectionError("the server has closed the connection")
         self._replies, self._count, self._waiter = [], count, self._loop.create_future()
         return self._waiter
 
