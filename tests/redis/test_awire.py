@@ -10,7 +10,7 @@ import pytest
 
 from memo import StoreError
 from memo.stores.redis import awire as awire_module
-from memo.stores.redis.awire import AsyncWire, _cut, _ended, _heard
+from memo.stores.redis.awire import AsyncWire, _abort, _cut, _ended, _heard
 from memo.stores.redis.commands import NoConnection, Refusal, WrongAnswer
 from memo.stores.redis.wire import AT_ONCE
 
@@ -365,6 +365,28 @@ async def test_a_connection_on_which_something_came_unasked_is_not_used_again(re
         await asyncio.sleep(0.01)
     assert await wire.call([("GET", b"k")], soon()) == [None]
     assert pool._idle[0] is not connection
+
+
+async def test_a_deadline_holds_where_the_transport_says_nothing(redis_server, wires, monkeypatch):
+    wire = wires(redis_server.url)
+    pool = await pool_of(wire)
+    connection = pool._idle[0]
+    monkeypatch.setattr(awire_module, "_abort", lambda each: None)
+    with pytest.raises(TimeoutError):
+        await wire.call([("BLPOP", b"p", 0)], soon(0.05))
+    monkeypatch.undo()
+    _abort(connection)
+
+
+async def test_a_deadline_holds_where_the_client_library_reads(redis_server, wires):
+    wire = wires(redis_server.url)
+    pool = await pool_of(wire)
+    connection = pool._idle[0]
+    connection._writer.transport.set_protocol(connection._writer._protocol)  # as without hiredis
+    connection.listener = None
+    with pytest.raises(TimeoutError):
+        await wire.call([("BLPOP", b"p", 0)], soon(0.05))
+    assert not pool._all
 
 
 async def test_one_late_answer_ends_one_connection_and_no_other(redis_server, wires):

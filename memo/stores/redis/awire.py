@@ -107,6 +107,8 @@ class LoopPool:
         for connection in [each for each, deadline in self._asked.items() if deadline <= now]:
             del self._asked[connection]
             _abort(connection)
+            if connection.listener is not None:
+                connection.listener.connection_lost(None)  # whatever the transport says, and when
         if self._asked:
             self._watch(min(self._asked.values()))
 
