@@ -1019,6 +1019,7 @@ REDIS_STORE = {
     "fleet: other stores": [
         "redis/test_fleet.py::test_where_there_is_one_process_only_it_is_the_fleet",
         "redis/test_fleet.py::test_a_file_has_no_fleet_and_says_what_has",
+        "redis/test_fleet.py::test_who_never_heard_that_it_had_a_lease_does_not_wait_for_it_later",
     ],
     "round trips": [
         "redis/test_steps.py::test_a_hit_is_one_round_trip_and_a_miss_two",

@@ -76,7 +76,8 @@ again, with pauses, until a value is there (it is his alone, like every find of 
 takes place, or his wait is over: then he loads by himself, with the id that stands. A dead value is claimed by
 whoever comes first, `r` or not: its owner's fill could only be dead. A valid one of kind `r` is served without a
 refresh. The owner's death costs the others at most the rest of the placeholder's life or their own wait; its fill,
-if it was only slow, is refused.
+if it was only slow, is refused. Who never heard that its SET took place remembers the id, as a process does: whoever
+reads it there first, of its callers, has `taken` it.
 
 7. JOINING in a process. A flight carries from its registration on the lease that it is going to load with (none while
 it waits for the fleet, and none that others see if it has given up: it would not release what another has taken), from

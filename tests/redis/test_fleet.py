@@ -15,7 +15,17 @@ from typing import Any
 import pytest
 
 import memo
-from memo import MISSING, MemoryStore, NullStore, OptionError, PickleFileStore, RedisStore, aside, cache_aside
+from memo import (
+    MISSING,
+    MemoryStore,
+    NullStore,
+    OptionError,
+    PickleFileStore,
+    RedisStore,
+    StoreError,
+    aside,
+    cache_aside,
+)
 from memo.aside import CALL, LONGEST_LEAD, LONGEST_PAUSE, LOOK, TAKE, Fill, Pause, Plan, Release, Wait
 from memo.entry import UNREAD, Reading
 from memo.flight import Failure, Flight, Found, Outcome
@@ -113,6 +123,43 @@ def paused(process: Process) -> threading.Event:
 
 
 # -- one load ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trip", [1, 2])
+def test_who_never_heard_that_it_had_a_lease_does_not_wait_for_it_later(make, monkeypatch, trip):
+    """1. a placeholder is put   2. the answer, or that to the next question, comes too late   3. it is called again."""
+    one = Process(make(), lambda x: x, wait_timeout=1)
+    link, trips = one.store._link, []
+    if trip == 1:
+        one.f(0)  # now the function's stamp is there: a look is one round trip
+    call = link.call
+
+    def lose(*args):
+        replies = call(*args)
+        trips.append(args)
+        if len(trips) == trip:
+            raise StoreError("the server has not answered in time")
+        return replies
+
+    with monkeypatch.context() as patch:
+        patch.setattr(link, "call", lose)
+        assert one.f(1) == 1
+    assert len(trips) == trip
+    assert one.f.peek(1) is MISSING
+    waits = paused(one)
+    assert one.f(1) == 1
+    assert not waits.is_set()
+    assert one.f.peek(1) == 1
+
+
+@pytest.mark.parametrize("take", [None, 30.0])
+def test_of_a_look_whose_answer_never_came_the_placeholder_is_remembered_if_it_puts_one(make, take):
+    store = make()
+    steps = store._steps.look("k", "f", (), b'["f"]', take, False)
+    commands = steps.send(None)
+    steps.close()
+    assert list(store._steps._lost) == [command[2][7:] for command in commands if command[0] == "SET"]
+    assert len(store._steps._lost) == (take is not None)
 
 
 FLEET = """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -28,6 +29,9 @@ ADDRESSES: Final = 4096
 
 STAMPS: Final = 1024
 """Stamps of which a process remembers when it has lengthened their lives."""
+
+LOST: Final = 1024
+"""Placeholders that a process remembers to have put, perhaps, though it never heard of that."""
 
 _STAMPS: Final = ("~fn:", "~tag:")
 """What the keys of stamps begin with, after the prefix."""
@@ -102,6 +106,7 @@ class EntrySteps:
         self._stamp_life = int(2000 * protocol.LONGEST_LOAD)
         # Until when, of the monotonic clock, stamps live long enough; by whose they are, themselves and that life.
         self._lengthened: dict[tuple[Any, ...], float] = {}
+        self._lost: deque[bytes] = deque(maxlen=LOST)  # each method of it that is used is one step for other threads
         # The server's name of a key, and its digest: of the keys in use both are known.
         self.address: Callable[[str], tuple[bytes, bytes]] = lru_cache(ADDRESSES)(partial(_address, self._first))
 
@@ -165,7 +170,14 @@ class EntrySteps:
             if take is not None:
                 mine = protocol.new_id()
                 commands.append(("SET", full, protocol.placeholder(mine), "NX", "PX", int(take * 1000)))
-            replies = yield commands
+            try:
+                replies = yield commands
+            except GeneratorExit:
+                # No answer came, and the placeholder may stand there all the same. Nobody loads with it: else whoever
+                # called next, in this process too, would wait as for a load, in a fleet for half a minute.
+                if mine:
+                    self._lost.append(mine)
+                raise
             left, found = replies[0] if timed else None, replies[timed]
             stamps = replies[timed + 1 : timed + 1 + count]
             # With a placeholder put after it was read, it was gone by then.
@@ -199,8 +211,10 @@ class EntrySteps:
             joined = b",".join(each or b"?" for each in stamps)
             return Seen(lease=RedisLease(seen, joined) if seen else None, strange=strange)
         if entry is not None:
-            stamps = yield from self._stamped(stamp_keys, stamps)
-            return Seen(lease=RedisLease(entry.id, b",".join(stamps)), held=isinstance(entry, Held), strange=strange)
+            if isinstance(entry, Held) and self._is_lost(entry.id):
+                return Seen(lease=(yield from self._leased(full, entry.id, stamp_keys, stamps)))
+            made = yield from self._stamped(stamp_keys, stamps)
+            return Seen(lease=RedisLease(entry.id, b",".join(made)), held=isinstance(entry, Held), strange=strange)
         # What has no id of its own is replaced by a placeholder that has one.
         seen = protocol.foreign(found) if isinstance(found, bytes) else protocol.FOREIGN
         (claimed,) = yield [protocol.CLAIM(full, seen, mine, int(take * 1000), 0)]
@@ -219,6 +233,17 @@ class EntrySteps:
         except Refusal:
             yield [protocol.RELEASE(full, mine, 0)]
             raise
+        except GeneratorExit:
+            self._lost.append(mine)
+            raise
+
+    def _is_lost(self, lease_id: bytes) -> bool:
+        """Return whether this process has put that placeholder and never heard of it; the first to ask has it."""
+        try:
+            self._lost.remove(lease_id)
+        except ValueError:
+            return False
+        return True
 
     def look_many(
         self, calls: Sequence[tuple[str, tuple[str, ...]]], owner: str, named: Sequence[bytes], timed: bool
