@@ -1015,11 +1015,11 @@ REDIS_STORE = {
         "redis/test_fleet.py::test_a_killed_owner_is_waited_for_until_its_placeholder_is_over",
         "redis/test_fleet.py::test_the_late_fill_of_one_that_was_only_slow_is_refused",
         "redis/test_fleet.py::test_an_owner_that_raises_lets_the_next_one_load_at_once",
+        "redis/test_fleet.py::test_who_never_heard_that_it_had_a_lease_does_not_wait_for_it_later",
     ],
     "fleet: other stores": [
         "redis/test_fleet.py::test_where_there_is_one_process_only_it_is_the_fleet",
         "redis/test_fleet.py::test_a_file_has_no_fleet_and_says_what_has",
-        "redis/test_fleet.py::test_who_never_heard_that_it_had_a_lease_does_not_wait_for_it_later",
     ],
     "round trips": [
         "redis/test_steps.py::test_a_hit_is_one_round_trip_and_a_miss_two",
