@@ -180,7 +180,7 @@ class Reading(msgspec.Struct, eq=False):
     late: bool = False  # the value may be served although its time is over
     stale: Any = MISSING  # what may be served in the place of an error
     held: bool = False  # another process may be loading the key
-    taken: bool = False  # this very read has made the lease: nothing stood at the key, and nobody else has it
+    taken: bool = False  # this very read has made the lease; others may have seen it before the answer came
 
     def __repr__(self) -> str:
         return f"Reading(value={type(self.value).__name__}, lease={self.lease!r})"
