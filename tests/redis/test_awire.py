@@ -398,6 +398,10 @@ async def test_one_late_answer_ends_one_connection_and_no_other(redis_server, wi
     for _ in range(2):
         with pytest.raises(TimeoutError):
             await wire.call([("BLPOP", b"p", 0)], soon(0.05))
+    # The later of two is not forgotten over the earlier.
+    ends = [soon(0.05), soon(0.2)]
+    both = gathered(2, lambda: wire.call([("BLPOP", b"p", 0)], ends.pop(0)))
+    assert [type(each) for each in await asyncio.wait_for(both, LONG)] == [TimeoutError, TimeoutError]
     assert not patient.done()
     assert len(pool._all) == 1
     assert await wire.call([("RPUSH", b"q", b"v")], soon()) == [1]

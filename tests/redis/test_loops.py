@@ -13,6 +13,7 @@ import warnings
 import pytest
 
 from memo import RedisStore, cache_aside
+from memo.stores.redis import protocol
 
 LONG = 20.0
 """Seconds after which a test that hangs fails."""
@@ -456,6 +457,21 @@ def read_and_write(store, name):
         key = f"{name}:{number % 7}"
         store.set(key, [name, number])
         assert store.get(key) == [name, number]
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_no_child_gives_out_an_id_that_its_parent_gives_out(tmp_path):
+    """Two loads with one lease would be one to the server: what was invalidated for one could be filled by the other."""
+    protocol.new_id()  # now some are made that nobody has yet
+
+    def note(number):
+        (tmp_path / str(number)).write_bytes(b"".join(protocol.new_id() for _ in range(200)))
+
+    assert ended(children(2, note)) == [0, 0]
+    note("parent")
+    given = b"".join(each.read_bytes() for each in tmp_path.iterdir())
+    assert len({given[at : at + 12] for at in range(0, len(given), 12)}) == 600
 
 
 @forks
