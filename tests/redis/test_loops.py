@@ -462,7 +462,7 @@ def read_and_write(store, name):
 @forks
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_no_child_gives_out_an_id_that_its_parent_gives_out(tmp_path):
-    """Two loads with one lease would be one to the server: what was invalidated for one could be filled by the other."""
+    """Two loads with one lease would be one to the server: what was invalidated for one, the other could fill."""
     protocol.new_id()  # now some are made that nobody has yet
 
     def note(number):
