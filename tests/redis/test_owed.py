@@ -386,6 +386,17 @@ def test_a_child_of_fork_reads_nothing_old_either(store, line):
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.usefixtures("_idle_thread")
+def test_a_child_of_fork_has_a_thread_of_its_own(store, line):
+    """The parent's is not there, and nobody else would try again."""
+    line.cut = True
+    store.delete("k")
+    of_the_parent = store._link.owed._thread
+    store._link.forget()  # as in a child
+    store.delete("k")
+    assert store._link.owed._thread not in (None, of_the_parent)
+
+
 # -- where it is asked for ---------------------------------------------------------------------------------------------
 
 
