@@ -7,7 +7,6 @@ and a hit would cost what the scheduler makes of that.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -47,8 +46,10 @@ def setting() -> list[str]:
     said = subprocess.run([_executable(), "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout
     words = dict(each.split("=", 1) for each in said.split() if "=" in each)
     try:
-        parser = f"hiredis {importlib.metadata.version('hiredis')}"
-    except importlib.metadata.PackageNotFoundError:
+        import hiredis
+
+        parser = f"with hiredis {hiredis.__version__}"
+    except ImportError:
         parser = "without hiredis"
     cores = _cores()
     if len(cores) > 1:
@@ -59,8 +60,7 @@ def setting() -> list[str]:
         where = "server and this process run on any core: this system pins no process"
     if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR):
         where += ", both before all other work (chrt)"
-    with_parser = parser if "without" in parser else f"with {parser}"
-    return [f"redis-server {words.get('v', '?')} over TCP on this machine, redis-py {with_parser}; {where}"]
+    return [f"redis-server {words.get('v', '?')} over TCP on this machine, redis-py {parser}; {where}"]
 
 
 class Server:
