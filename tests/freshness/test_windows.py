@@ -160,6 +160,24 @@ def test_no_more_than_one_refresh_of_a_key_at_a_time(side, source, clock):
     assert counted(f) == (3, 1, 3, 1)
 
 
+def test_a_caller_who_is_served_stale_while_another_loads_has_nothing_loaded_beside(source, store, clock):
+    f = Side("sync", source, store, {"stale_while_revalidate": 5})
+    assert f() == 1
+    clock.advance(11)
+    source.gate.clear()
+    source.entered.acquire()
+    other = threading.Thread(target=f.fn.refresh, args=(7,), daemon=True)
+    other.start()
+    assert source.entered.acquire(timeout=PATIENCE)
+    assert f() == 1
+    f.settle()
+    assert source.calls == 2
+    source.gate.set()
+    other.join(PATIENCE)
+    assert f() == 2
+    assert source.calls == 2
+
+
 def test_each_key_has_a_refresh_of_its_own(side, source, clock):
     f = side(stale_while_revalidate=5)
     assert [f(1), f(2)] == [1, 2]
