@@ -32,9 +32,13 @@ __all__ = ["FAILURES", "FileAccess", "checked_path"]
 
 T = TypeVar("T")
 
-FIRST_PAUSE: Final = 0.00005
-LONGEST_PAUSE: Final = 0.0005
-"""Seconds between two looks whether another process has let go of the file's lock."""
+FIRST_PAUSE: Final = 0.001
+LONGEST_PAUSE: Final = 0.004
+"""Seconds between two looks whether another process has let go of the file's lock: time for a few dozen sets of that
+one, which cost it less in a row than one at a time."""
+
+FEW: Final = 1 << 12
+"""Bytes of others' that are not worth a look of their own while the lock is not had: more of them cost less at once."""
 
 _TRIES: Final = 20
 """How often a file is opened whose name another one has got just then."""
@@ -218,7 +222,7 @@ class FileAccess:
         if not log.try_lock():
             # What others write is read while they write: not later, when they have to wait for that.
             size = log.size()
-            if size is not None and size > view.position:
+            if size is not None and size - view.position > FEW:
                 self._catch_up(view, size, self._now(view), final=False)
             return None
         # Only now: whoever held the lock may have put another file in the place of this one.
