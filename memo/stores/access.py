@@ -32,8 +32,8 @@ __all__ = ["FAILURES", "FileAccess", "checked_path"]
 
 T = TypeVar("T")
 
-FIRST_PAUSE: Final = 0.001
-LONGEST_PAUSE: Final = 0.004
+FIRST_PAUSE: Final = 0.002
+LONGEST_PAUSE: Final = 0.01
 """Seconds between two looks whether another process has let go of the file's lock: time for a few dozen sets of that
 one, which cost it less in a row than one at a time."""
 
