@@ -83,7 +83,7 @@ class Server:
                     asked.sendall(b"PING\r\n")
                     if asked.recv(7) == b"+PONG\r\n":
                         return
-                time.sleep(0.01)
+                time.sleep(0.01)  # a server that is starting says to nobody when it is done
         raise SystemExit(f"redis-server does not start:\n{Path(folder, 'log').read_text()}")
 
     @property

@@ -101,7 +101,7 @@ class Failure(Outcome, eq=False, kw_only=True):
     """The outcome of a load that raised: the error, with the traceback that it had when it left the load."""
 
     error: BaseException  # type: ignore[misc]  # of the instance here, and of the class there
-    private: bool  # type: ignore[misc]  # as above
+    private: bool  # type: ignore[misc]  # likewise of the instance: an error may be its own fate or everyone's
     traceback: TracebackType | None
     context: BaseException | None
 

@@ -443,10 +443,12 @@ class _FaultySpace(Space):
         return self._do("read", key)  # type: ignore[no-any-return]
 
     def look(self, key: Any, tags: tuple[str, ...], leads: bool = True) -> Reading:
-        return self._faults.perform("read", _Looking(self._inner), (key, tags, leads))  # type: ignore[no-any-return]
+        reading: Reading = self._faults.perform("read", _Looking(self._inner), (key, tags, leads))
+        return reading
 
     async def alook(self, key: Any, tags: tuple[str, ...], leads: bool = True) -> Reading:
-        return await self._faults.aperform("read", _Looking(self._inner), (key, tags, leads))  # type: ignore[no-any-return]
+        reading: Reading = await self._faults.aperform("read", _Looking(self._inner), (key, tags, leads))
+        return reading
 
     def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading | Lease:
         return self._do("take", key, tags, renew)  # type: ignore[no-any-return]

@@ -70,7 +70,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def make_store(self, clock: ManualClock) -> Store:
         """Return an empty store on that clock whose default ttl is DEFAULT_TTL."""
-        raise NotImplementedError
+        raise NotImplementedError  # whoever tests a store says which one
 
     def __init__(self) -> None:
         super().__init__()

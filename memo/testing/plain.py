@@ -96,7 +96,7 @@ class PlainContract:
 
     def make_store(self, clock: ManualClock, default_ttl: Any = None) -> Store:
         """Return an empty store on that clock."""
-        raise NotImplementedError
+        raise NotImplementedError  # whoever tests a store says which one
 
     def advance(self, clock: ManualClock, seconds: float) -> None:
         """Let time pass for the store."""

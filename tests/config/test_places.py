@@ -428,7 +428,7 @@ def test_a_change_that_comes_just_before_a_methods_first_call_is_not_missed() ->
         by_x: Any = total  # only where it is called as a method an instance counts by identity
 
     store, other = MemoryStore(), MemoryStore()
-    memoized: Any = total._self_memoized  # type: ignore[attr-defined]
+    memoized: Any = total._self_memoized  # type: ignore[attr-defined]  # not for users, and so not in the types
     prepare = memoized.prepare
 
     def late() -> bool:
