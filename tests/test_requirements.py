@@ -1050,6 +1050,10 @@ REDIS_STORE = {
         "redis/test_failures.py::test_loading_its_data_it_answers_nothing_else",
         "redis/test_wire.py::test_each_call_of_a_socket_has_what_is_left_of_the_deadline",
     ],
+    "a faulty store around a Redis store": [
+        "redis/test_faulty_redis.py::test_without_a_fault_it_is_the_store_within",
+        "redis/test_faulty_redis.py::test_a_lease_that_a_look_has_taken_stays_taken_where_values_are_corrupted",
+    ],
     "invalidations that wait, the newest wins": [
         "redis/test_owed.py::test_what_got_no_answer_is_removed_before_anything_else_is_asked",
         "redis/test_owed.py::test_the_newest_wins",

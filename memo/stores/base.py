@@ -103,10 +103,16 @@ class Space(ABC):
         """Do what `read` does for a call of which the tags are known.
 
         Where the caller leads, that is, loads if there is nothing, a store to which each question is a round trip may
-        take the lease at once, and says so in the reading. Its space has a method `alone(lease)` too: whether no other
-        load of this process can have used that; it is asked when the caller's flight is registered.
+        take the lease at once, and says so in the reading.
         """
         return self.read(key)
+
+    def alone(self, lease: Any) -> bool:
+        """Whether no other load of this process can have used a lease that a look has taken; else it looks again.
+
+        It is asked when the caller's flight is registered.
+        """
+        return False
 
     @abstractmethod
     def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading | Lease:

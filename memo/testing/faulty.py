@@ -178,7 +178,7 @@ def _changed(result: Any, change: Callable[[Any], Any]) -> Any:
         return result
     if isinstance(result, Reading):
         value, stale = [each if each is MISSING else change(each) for each in (result.value, result.stale)]
-        return Reading(value, result.lease, result.due, result.late, stale)
+        return Reading(value, result.lease, result.due, result.late, stale, result.held, result.taken)
     if isinstance(result, dict):
         return {key: change(value) for key, value in result.items()}
     return result if result is MISSING else change(result)
@@ -222,6 +222,7 @@ class FaultyStore(Store):
             raise OptionError(f"clock={clock!r}: allowed is one with advance(seconds), such as ManualClock()")
         self.inner = inner
         self.shared = inner.shared
+        self.fleet = inner.fleet
         self._faults = _Faults(clock)
         self._spaces: list[_FaultySpace] = []  # a function that comes back finds its own
 
@@ -449,6 +450,9 @@ class _FaultySpace(Space):
     async def alook(self, key: Any, tags: tuple[str, ...], leads: bool = True) -> Reading:
         reading: Reading = await self._faults.aperform("read", _Looking(self._inner), (key, tags, leads))
         return reading
+
+    def alone(self, lease: Any) -> bool:
+        return self._inner.alone(lease)
 
     def take(self, key: Any, tags: tuple[str, ...], renew: bool) -> Reading | Lease:
         return self._do("take", key, tags, renew)  # type: ignore[no-any-return]

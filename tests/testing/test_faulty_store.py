@@ -153,6 +153,7 @@ def test_there_is_an_operation_for_every_method_of_stores_and_spaces():
     own = {name for kind in (Store, Space) for name in vars(kind) if not name.startswith("_")}
     twins = {name for name in own if name[0] == "a" and name[1:] in own}
     not_io = {
+        "alone",
         "asks_again",
         "attach",
         "of",
